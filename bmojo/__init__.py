@@ -1,0 +1,14 @@
+"""B'MOJO layers: four memories in one layer, trainable, streamed in constant space."""
+
+try:
+    import torch as _torch
+except ImportError as error:
+    raise ImportError("bmojo needs PyTorch: pip install 'realization[bmojo]'") from error
+del _torch
+
+from bmojo.config import BMojoConfig
+from bmojo.layer import BMojo, BMojoTrace, prediction_loss
+from bmojo.models.language_model import BMojoLM
+from bmojo.state import BMojoState
+
+__all__ = ["BMojo", "BMojoConfig", "BMojoLM", "BMojoState", "BMojoTrace", "prediction_loss"]

@@ -1,0 +1,118 @@
+r"""In context: one softmax over all memories.
+
+The keys come in segments (window, fading, eidetic, retrieved); their logits share one normalizer, so a query
+divides its attention among the memories by what they hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Segment", "attend", "rotate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One memory's keys, as `n` chunks of `C` queries meet them.
+
+    Parameters
+    ----------
+    name : str
+    queries : Tensor, shape (B, n, C, H, d)
+        Normed and rotated as this segment reads.
+    keys, values : Tensor, shape (B, n, S, G, d)
+        `G` key and value heads, each shared by `H / G` query heads. `n` may be 1 where all chunks meet the same.
+    visible : Tensor of bool, shape (1 or B, n, C, S)
+        Which key each query sees.
+    bias : Tensor, shape (B, n, S), optional
+        Added to the logits.
+    """
+
+    name: str
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    visible: Tensor
+    bias: Tensor | None = None
+
+    def logits(self, scale: float) -> Tensor:
+        """Masked logits, shape (B, n, G, H / G, C, S)."""
+        groups = self.keys.shape[-2]
+        queries = self.queries.unflatten(-2, (groups, -1)).permute(0, 1, 3, 4, 2, 5)
+        logits = (queries * scale) @ self.keys.permute(0, 1, 3, 4, 2).unsqueeze(3)
+        if self.bias is not None:
+            logits = logits + self.bias[:, :, None, None, None]
+        return logits.masked_fill(~self.visible[:, :, None, None], torch.finfo(logits.dtype).min / 2)
+
+
+def attend(segments: list[Segment], *, scale: float) -> tuple[Tensor, Tensor]:
+    r"""Attention of each query over all segments, under one normalizer.
+
+    $$o_t = \frac{\sum_s \sum_j e^{\ell_{tj}^{(s)}} v_j^{(s)}}{\sum_s \sum_j e^{\ell_{tj}^{(s)}}}$$
+
+    Parameters
+    ----------
+    segments : list of Segment
+        Every query must see at least one key in one of them.
+    scale : float
+        Factor of the inner products.
+
+    Returns
+    -------
+    out : Tensor, shape (B, n, C, H, d)
+    mass : Tensor, shape (B, n, C, H, segments)
+        How much of each query's attention went to each segment; sums to one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.attention import Segment, attend
+    >>> q, k = torch.zeros(1, 1, 2, 1, 4), torch.ones(1, 1, 3, 1, 4)
+    >>> see = torch.tensor([[[[True, False, False], [True, True, False]]]])
+    >>> out, mass = attend([Segment("window", q, k, k, see)], scale=0.5)
+    >>> out.shape, mass.flatten().tolist()
+    (torch.Size([1, 1, 2, 1, 4]), [1.0, 1.0])
+    """
+    logits = [segment.logits(scale) for segment in segments]
+    sizes = [part.shape[-1] for part in logits]
+    weights = torch.cat(logits, dim=-1).softmax(dim=-1).split(sizes, dim=-1)
+    out = sum(
+        (weight @ segment.values.transpose(2, 3).unsqueeze(3) for weight, segment in zip(weights, segments, strict=True)),
+        start=torch.zeros((), dtype=logits[0].dtype, device=logits[0].device),
+    )
+    mass = torch.stack([weight.sum(-1) for weight in weights], dim=-1)
+    return out.permute(0, 1, 4, 2, 3, 5).flatten(3, 4), mass.permute(0, 1, 4, 2, 3, 5).flatten(3, 4)
+
+
+def rotate(x: Tensor, position: Tensor, *, base: float = 10_000.0) -> Tensor:
+    r"""Rotary positions: pair `i` of a head turns by the angle $t\, b^{-2i/d}$.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., H, d)
+    position : Tensor of int64, shape broadcastable to `x.shape[:-2]`
+    base : float
+        `b`.
+
+    References
+    ----------
+    J. Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, Neurocomputing 568 (2024).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.attention import rotate
+    >>> x = torch.randn(5, 2, 8)
+    >>> turned = rotate(x, torch.arange(5))
+    >>> bool(torch.allclose(turned.norm(dim=-1), x.norm(dim=-1))), bool(torch.equal(turned[0], x[0]))
+    (True, True)
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    angle = (position.unsqueeze(-1) * frequency).unsqueeze(-2)
+    cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

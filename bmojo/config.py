@@ -1,0 +1,152 @@
+"""Options of one B'MOJO layer, checked when they are set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bmojo_kernels import RULES
+
+from bmojo.eidetic.predictor import PREDICTORS
+from bmojo.fading import MIXERS
+
+__all__ = ["BMojoConfig"]
+
+EIDETIC_POSITIONS = ("own", "edge", "none")
+FADING_READOUTS = ("add", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BMojoConfig:
+    r"""What a `BMojo` layer is made of.
+
+    Parameters
+    ----------
+    d_model : int
+        Width `D` of the tokens, inputs of shape (B, T, D).
+    heads : int
+        Query heads `H`.
+    kv_heads : int, optional
+        Key and value heads; `heads` when left out. Must divide `heads`.
+    head_dim : int, optional
+        Width of a head; `d_model // heads` when left out. Even where positions are rotary.
+    window : int
+        Tokens `w` in context, the query included. 0: no attention, the bare mixer is left.
+    mixer : str
+        The fading memory: `"mamba2"`, `"lti"`, or `"none"`.
+    state_size : int
+        `N`: the mixer's state is `(heads, d_model / heads, N)` for `mamba2`, `(N,)` for `lti`.
+    eidetic : int
+        Places `m` for tokens that could not be predicted. 0 is B'MOJO-F.
+    chunk : int, optional
+        Tokens between two changes of the eidetic set, `1 <= C <= window`; `window` when left out.
+    rule : str
+        `"top"`, `"threshold"`, or a control: `"fifo"`, `"random"`, `"norm"`.
+    false_alarm : float
+        Of `rule="threshold"`: chance that an ordinary token passes.
+    predictor : str
+        What tells the innovations: `"conv"`, a short causal convolution over earlier tokens.
+    tie_projections : bool
+        One set of projections for tokens and fading tokens, or one each (with queries of its own).
+    qk_norm : bool
+        Root-mean-square norm of queries and keys per head, before rotary positions.
+    rotary : bool
+        Rotary positions.
+    eidetic_position : str
+        Where fading and eidetic keys are rotated: `"own"`, the window's `"edge"`, or `"none"`.
+    eidetic_norm : bool
+        The eidetic segment reads with a norm and a gain of its own: sharp retrieval instead of averaging.
+    short_conv : int
+        Taps of the causal convolution before the projections; 0 is the authors' layer.
+    fading_readout : str
+        `"add"`: the output is attention plus fading token; `"none"`: attention alone, the authors' layer.
+    write_gate : bool
+        A learned gate multiplies the score and adds its logarithm to the eidetic logits.
+    dropout : float
+        On the layer's output, in training.
+
+    Raises
+    ------
+    ValueError
+        If options do not fit together; the message says which and why.
+
+    References
+    ----------
+    L. Zancato et al., *B'MOJO: Hybrid State Space Realizations of Foundation Models with Eidetic and Fading
+    Memory*, NeurIPS 2024.
+
+    Examples
+    --------
+    >>> from bmojo import BMojoConfig
+    >>> config = BMojoConfig(d_model=64, heads=4, window=8, eidetic=16)
+    >>> config.head_dim, config.kv_heads, config.chunk
+    (16, 4, 8)
+    """
+
+    d_model: int
+    heads: int = 4
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    window: int = 64
+    mixer: str = "mamba2"
+    state_size: int = 16
+    eidetic: int = 32
+    chunk: int | None = None
+    rule: str = "top"
+    false_alarm: float = 0.01
+    predictor: str = "conv"
+    tie_projections: bool = True
+    qk_norm: bool = True
+    rotary: bool = True
+    eidetic_position: str = "own"
+    eidetic_norm: bool = False
+    short_conv: int = 4
+    fading_readout: str = "add"
+    write_gate: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        self._choice("mixer", (*MIXERS, "none"))
+        self._choice("rule", tuple(rule for rule in RULES if rule != "oracle"))
+        self._choice("predictor", tuple(PREDICTORS))
+        self._choice("eidetic_position", EIDETIC_POSITIONS)
+        self._choice("fading_readout", FADING_READOUTS)
+        for name, least in (("d_model", 1), ("heads", 1), ("window", 0), ("state_size", 1), ("eidetic", 0), ("short_conv", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} came; it must be at least {least}.")
+        if self.head_dim is None:
+            if self.d_model % self.heads:
+                raise ValueError(f"heads={self.heads} does not divide d_model={self.d_model}; give head_dim too.")
+            set_(self, "head_dim", self.d_model // self.heads)
+        if self.kv_heads is None:
+            set_(self, "kv_heads", self.heads)
+        if self.chunk is None:
+            set_(self, "chunk", max(1, self.window))
+        assert self.head_dim is not None and self.kv_heads is not None and self.chunk is not None
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}.")
+        if self.rotary and self.head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs: head_dim={self.head_dim} must be even.")
+        if self.window == 0 and (self.eidetic or self.mixer == "none"):
+            raise ValueError("window=0 leaves no attention: it needs a mixer, and eidetic=0.")
+        if self.window and not 1 <= self.chunk <= self.window:
+            raise ValueError(
+                f"chunk={self.chunk} came with window={self.window}; 1 <= chunk <= window is needed, so that no "
+                "token is neither in the window nor eligible."
+            )
+        if self.mixer == "mamba2" and self.d_model % self.heads:
+            raise ValueError(f"mixer='mamba2' needs heads={self.heads} to divide d_model={self.d_model}.")
+        if not 0 < self.false_alarm < 1 or not 0 <= self.dropout < 1:
+            raise ValueError("false_alarm must lie in (0, 1) and dropout in [0, 1).")
+        if self.window == 0 and self.fading_readout == "none":
+            raise ValueError("window=0 with fading_readout='none' leaves nothing to put out.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain values, from which `BMojoConfig(**values)` makes the same configuration."""
+        return asdict(self)
+
+    def _choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} came; the choices are {', '.join(map(repr, choices))}.")

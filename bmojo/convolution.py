@@ -1,0 +1,47 @@
+"""Causal depthwise convolution that can be cut anywhere: the tail of one piece is the head of the next."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CausalConv"]
+
+
+class CausalConv(nn.Module):
+    r"""Depthwise causal convolution $y_t = b + \sum_{k=0}^{K-1} w_k \odot u_{t-k}$.
+
+    Parameters
+    ----------
+    channels : int
+    taps : int
+        `K`, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.convolution import CausalConv
+    >>> conv = CausalConv(channels=2, taps=3)
+    >>> y, tail = conv(torch.randn(1, 5, 2), conv.init_tail(1))
+    >>> y.shape, tail.shape
+    (torch.Size([1, 5, 2]), torch.Size([1, 2, 2]))
+    """
+
+    def __init__(self, channels: int, taps: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(taps)
+        self.weight = nn.Parameter(torch.empty(taps, channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def init_tail(self, batch: int) -> Tensor:
+        """The last `taps - 1` inputs before the first, zero: shape (B, K - 1, channels)."""
+        return self.weight.new_zeros(batch, len(self.weight) - 1, self.weight.shape[1])
+
+    def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, channels) and the new tail."""
+        taps, length = len(self.weight), u.shape[1]
+        padded = torch.cat([tail, u], dim=1)
+        y = self.bias + sum(self.weight[k] * padded[:, taps - 1 - k : taps - 1 - k + length] for k in range(taps))
+        return y, padded[:, length:]

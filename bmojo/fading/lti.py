@@ -1,0 +1,140 @@
+r"""The linear time-invariant mixer: a state-space model as a layer, stable for every parameter value."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bmojo.fading.protocol import MixerState
+
+__all__ = ["LTI", "lti_states"]
+
+
+def lti_states(A: Tensor, drive: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    r"""States of $x_{t+1} = A x_t + w_t$ by recursive doubling.
+
+    After step $k$ each state has gathered the last $2^k$ inputs: $\log_2 T$ products in place of `T` steps.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n)
+    drive : Tensor, shape (B, T, n)
+        $w_t = B u_t$.
+    x0 : Tensor, shape (B, n)
+
+    Returns
+    -------
+    states : Tensor, shape (B, T, n)
+        `states[:, t]` is $x_t$, before $w_t$ acts.
+    last : Tensor, shape (B, n)
+        $x_T$.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.fading.lti import lti_states
+    >>> states, last = lti_states(torch.tensor([[0.5]]), torch.ones(1, 3, 1), torch.zeros(1, 1))
+    >>> states.flatten().tolist(), last.item()
+    ([0.0, 1.0, 1.5], 1.75)
+    """
+    x = torch.cat([x0.unsqueeze(1), drive], dim=1)
+    power, reach = A.mT, 1
+    while reach < x.shape[1]:
+        x = x + F.pad(x[:, :-reach] @ power, (0, 0, reach, 0))
+        power, reach = power @ power, 2 * reach
+    return x[:, :-1], x[:, -1]
+
+
+class LTI(nn.Module):
+    r"""A linear state-space model $x_{t+1} = A x_t + B u_t,\ y_t = C x_t + D u_t$ with trainable, stable `A`.
+
+    `A` is quasi upper triangular, the real Schur form: 1×1 blocks $\tanh\rho$ and 2×2 blocks
+
+    $$\tanh\rho \begin{pmatrix} \cos\theta & e^{s}\sin\theta \\ -e^{-s}\sin\theta & \cos\theta \end{pmatrix}$$
+
+    whose eigenvalues have modulus $|\tanh\rho| < 1$; what lies above the blocks is free. Every stable system
+    has this form under an orthogonal change of state, defective and nilpotent ones too.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        `m` and `p`.
+    states : int
+        `n`.
+    pairs : int, optional
+        Number of 2×2 blocks, which come first; `states // 2` when left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.fading.lti import LTI
+    >>> layer = LTI(inputs=2, outputs=3, states=4)
+    >>> y, state = layer(torch.randn(5, 7, 2), layer.init_state(5))
+    >>> y.shape, bool(torch.linalg.eigvals(layer.A()).abs().max() < 1)
+    (torch.Size([5, 7, 3]), True)
+    """
+
+    # Rows where a block starts and whether it is 2×2: a property of the form, fixed when the layer is made.
+    blocks: list[tuple[int, bool]]
+
+    def __init__(self, inputs: int, outputs: int, states: int, *, blocks: list[bool] | None = None) -> None:
+        super().__init__()
+        kinds = [True] * (states // 2) + [False] * (states % 2) if blocks is None else blocks
+        if sum(1 + two for two in kinds) != states:
+            raise ValueError(f"LTI: blocks of {sum(1 + two for two in kinds)} rows came for {states} states.")
+        starts = [sum(1 + two for two in kinds[:i]) for i in range(len(kinds))]
+        self.blocks = list(zip(starts, kinds, strict=True))
+        # Time constants spread over 2 to 200 samples; slow modes turn slowly.
+        time_constant = torch.logspace(math.log10(2.0), math.log10(200.0), max(len(kinds), 1))[: len(kinds)]
+        self.rho = nn.Parameter(torch.atanh(torch.exp(-1.0 / time_constant)))
+        self.theta = nn.Parameter(math.pi / time_constant)
+        self.skew = nn.Parameter(torch.zeros(len(kinds)))
+        self.upper = nn.Parameter(torch.zeros(states, states))
+        self.B = nn.Parameter(torch.randn(states, inputs) / math.sqrt(inputs) * self._input_scale(states)[:, None])
+        self.C = nn.Parameter(torch.randn(outputs, states) / math.sqrt(max(states, 1)))
+        self.D = nn.Parameter(torch.zeros(outputs, inputs))
+        above = torch.triu(torch.ones(states, states), diagonal=1)
+        for start, two in self.blocks:
+            if two:
+                above[start, start + 1] = 0.0
+        self.register_buffer("above", above, persistent=False)
+
+    def A(self) -> Tensor:
+        """The state matrix, shape (n, n)."""
+        A = self.upper * self.above
+        radius = torch.tanh(self.rho)
+        rows, columns, values = [], [], []
+        for k, (i, two) in enumerate(self.blocks):
+            if two:
+                c, s = radius[k] * torch.cos(self.theta[k]), radius[k] * torch.sin(self.theta[k])
+                stretch = torch.exp(self.skew[k])
+                rows += [i, i, i + 1, i + 1]
+                columns += [i, i + 1, i, i + 1]
+                values += [c, s * stretch, -s / stretch, c]
+            else:
+                rows.append(i)
+                columns.append(i)
+                values.append(radius[k])
+        if not values:
+            return A
+        return A.index_put((torch.tensor(rows), torch.tensor(columns)), torch.stack(values))
+
+    def init_state(self, batch: int) -> MixerState:
+        """The state zero, shape (B, n)."""
+        return (self.B.new_zeros(batch, len(self.B)),)
+
+    def forward(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """Outputs (B, T, p) for inputs (B, T, m), and the state after them."""
+        states, last = lti_states(self.A(), u @ self.B.mT, state[0])
+        return states @ self.C.mT + u @ self.D.mT, (last,)
+
+    def _input_scale(self, states: int) -> Tensor:
+        # White input of unit variance gives states of unit variance: each mode's gain is 1 / sqrt(1 - r^2).
+        scale = torch.ones(states)
+        radius = torch.tanh(self.rho.detach())
+        for k, (i, two) in enumerate(self.blocks):
+            scale[i : i + 1 + two] = torch.sqrt(1 - radius[k] ** 2)
+        return scale

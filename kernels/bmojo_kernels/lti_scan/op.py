@@ -1,0 +1,53 @@
+"""`lti_scan`: state sequence of a dense linear time-invariant recurrence."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bmojo_kernels.lti_scan.numba_cpu import scan
+
+__all__ = ["lti_scan"]
+
+
+def lti_scan(
+    A: ArrayLike, B: ArrayLike, u: ArrayLike, x0: ArrayLike | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    r"""States of $x_{t+1} = A x_t + B u_t$.
+
+    Simulation, Kalman prediction and the innovations form are this recurrence with their own `A` and `B`.
+
+    Parameters
+    ----------
+    A : array_like, shape (n, n)
+    B : array_like, shape (n, m)
+    u : array_like, shape (T, m)
+    x0 : array_like, shape (n,), optional
+        State at the first sample; zero when left out.
+
+    Returns
+    -------
+    states : ndarray, shape (T, n)
+        `states[t]` is $x_t$, the state *before* `u[t]` acts.
+    last : ndarray, shape (n,)
+        $x_T$, from which the next chunk goes on.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np, bmojo_kernels as bk
+    >>> states, last = bk.lti_scan([[0.5]], [[1.0]], np.ones((3, 1)))
+    >>> states[:, 0], last
+    (array([0. , 1. , 1.5]), array([1.75]))
+    """
+    A, B, u = (np.asarray(x, dtype=np.float64) for x in (A, B, u))
+    if A.ndim != 2 or B.ndim != 2 or u.ndim != 2 or A.shape[0] != A.shape[1] or len(B) != len(A) or u.shape[1] != B.shape[1]:
+        raise ValueError(f"lti_scan: A {A.shape}, B {B.shape}, u {u.shape} came; (n, n), (n, m), (T, m) are needed.")
+    start = np.zeros(len(A)) if x0 is None else np.asarray(x0, dtype=np.float64)
+    if start.shape != (len(A),):
+        raise ValueError(f"lti_scan: x0 has shape {start.shape}; it must be ({len(A)},).")
+    return scan(np.ascontiguousarray(A.T), np.ascontiguousarray(u @ B.T), np.ascontiguousarray(start))
