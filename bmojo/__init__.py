@@ -6,9 +6,10 @@ except ImportError as error:
     raise ImportError("bmojo needs PyTorch: pip install 'realization[bmojo]'") from error
 del _torch
 
+from bmojo.bridge import LiftedModel, lift
 from bmojo.config import BMojoConfig
 from bmojo.layer import BMojo, BMojoTrace, prediction_loss
 from bmojo.models.language_model import BMojoLM
 from bmojo.state import BMojoState
 
-__all__ = ["BMojo", "BMojoConfig", "BMojoLM", "BMojoState", "BMojoTrace", "prediction_loss"]
+__all__ = ["BMojo", "BMojoConfig", "BMojoLM", "BMojoState", "BMojoTrace", "LiftedModel", "lift", "prediction_loss"]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CausalConv"]
+__all__ = ["CausalConv", "depthwise"]
 
 
 class CausalConv(nn.Module):
@@ -41,7 +41,21 @@ class CausalConv(nn.Module):
 
     def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (B, T, channels) and the new tail."""
-        taps, length = len(self.weight), u.shape[1]
         padded = torch.cat([tail, u], dim=1)
-        y = self.bias + sum(self.weight[k] * padded[:, taps - 1 - k : taps - 1 - k + length] for k in range(taps))
-        return y, padded[:, length:]
+        return depthwise(padded, self.weight, self.bias, u.shape[1]), padded[:, u.shape[1] :]
+
+
+def depthwise(padded: Tensor, weight: Tensor, bias: Tensor, length: int) -> Tensor:
+    r"""$y_t = b + \sum_k w_k \odot x_{t-k}$ for `length` outputs; `padded` holds the taps' past in front.
+
+    Parameters
+    ----------
+    padded : Tensor, shape (B, length + K - 1, channels) or longer at the end
+    weight : Tensor, shape (K, channels)
+    bias : Tensor, shape (channels,)
+    length : int
+    """
+    y, latest = bias, len(weight) - 1
+    for k, tap in enumerate(weight):
+        y = torch.addcmul(y, tap, padded[:, latest - k : latest - k + length])
+    return y

@@ -270,14 +270,20 @@ class BMojo(nn.Module):
         recent = state.window.extended(keys, values)
         faded, fading_queries = state.fading, queries
         if self.mixer is not None:
-            own = self.in_proj if config.tie_projections else self.fading_proj
-            fading_queries, fading_keys, fading_values = self._project(own, fading)
-            fading_queries = queries if config.tie_projections else self._project(own, tokens)[0]
+            projection = self.in_proj if config.tie_projections else self.fading_proj
+            _, fading_keys, fading_values = self._project(projection, fading)
+            fading_queries = queries if config.tie_projections else self._project(projection, tokens)[0]
             faded = state.fading.extended(fading_keys, fading_values)
 
-        segments = [self._near(grid, "window", recent, queries, window - 1, window, position="own")]
+        at = torch.arange(u.shape[1], device=u.device) + state.position
+        own = self._turned(queries, at, "own", query=True)
+        segments = [self._near(grid, "window", recent, own, window - 1, window, position="own")]
+        far = config.eidetic_position
         if self.mixer is not None:
-            far = config.eidetic_position
+            if not config.tie_projections or far != "own":
+                fading_queries = self._turned(fading_queries, at, far, query=True)
+            else:
+                fading_queries = own
             segments.append(self._near(grid, "fading", faded, fading_queries, 2 * window - 1, window, position=far))
         scores, index, rest = u.new_zeros(u.shape[:2]), _no_index(u), {}
         if config.eidetic:
@@ -309,26 +315,27 @@ class BMojo(nn.Module):
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         return queries, keys, values
 
-    def _placed(self, queries: Tensor, keys: Tensor, at: Tensor, key_at: Tensor, position: str) -> tuple[Tensor, Tensor]:
-        """Queries and keys turned to their positions: their own, both ends of the window, or not at all."""
+    def _turned(self, x: Tensor, at: Tensor, position: str, *, query: bool) -> Tensor:
+        """Queries or keys turned to their positions: their own, the window's edge (a distance of `w`), or none."""
         if not self.config.rotary or position == "none":
-            return queries, keys
+            return x
         if position == "edge":
-            return rotate(queries, torch.full_like(at, self.config.window)), keys
-        return rotate(queries, at), rotate(keys, key_at)
+            return rotate(x, torch.full_like(at, self.config.window)) if query else x
+        return rotate(x, at)
 
     def _near(
         self, grid: _Grid, name: str, ring: KeyValueRing, queries: Tensor, oldest: int, window: int, *, position: str
     ) -> Segment:
         """Segment of consecutive positions, `oldest` to `oldest - window + 1` back from each query."""
-        start = grid.position + grid.length - ring.keys.shape[1]
-        at, key_at = grid.queries(), grid.keys(oldest, window)
-        rows = (key_at - start).clamp(0, ring.keys.shape[1] - 1)
-        back = at.unsqueeze(-1) - key_at.unsqueeze(1)
+        pooled = ring.keys.shape[1]
+        positions = torch.arange(pooled, device=grid.device) + (grid.position + grid.length - pooled)
+        turned = self._turned(ring.keys, positions, position, query=False)
+        key_at = grid.keys(oldest, window)
+        rows = (key_at - positions[0]).clamp(0, pooled - 1)
+        back = grid.queries().unsqueeze(-1) - key_at.unsqueeze(1)
         visible = (back <= oldest) & (back > oldest - window) & (key_at >= 0).unsqueeze(1)
-        keys, values = (x.index_select(1, rows.flatten()).unflatten(1, rows.shape) for x in (ring.keys, ring.values))
-        turned, keys = self._placed(grid.cut(queries), keys, at, key_at, position)
-        return Segment(name, turned, keys, values, visible.unsqueeze(0))
+        keys, values = (x.index_select(1, rows.flatten()).unflatten(1, rows.shape) for x in (turned, ring.values))
+        return Segment(name, grid.cut(queries), keys, values, visible.unsqueeze(0))
 
     def _eidetic(
         self, grid: _Grid, u: Tensor, queries: Tensor, recent: KeyValueRing, state: BMojoState
@@ -360,13 +367,13 @@ class BMojo(nn.Module):
         rows = pool_rows(index, state.eidetic_index, start)
         kept_rows = pool_rows(kept.unsqueeze(1), state.eidetic_index, start)
         keys, values = _take(pool.keys, rows), _take(pool.values, rows)
-        at = grid.queries()
-        visible = (index.unsqueeze(2) >= 0) & (index.unsqueeze(2) <= at.unsqueeze(-1) - window)
-        cut = grid.cut(queries)
+        visible = (index.unsqueeze(2) >= 0) & (index.unsqueeze(2) <= grid.queries().unsqueeze(-1) - window)
         if config.eidetic_norm:
-            cut = self.eidetic_query_norm(cut) * self.eidetic_gain.unsqueeze(-1)
+            queries = self.eidetic_query_norm(queries) * self.eidetic_gain.unsqueeze(-1)
             keys = self.eidetic_key_norm(keys)
-        turned, keys = self._placed(cut, keys, at, index, config.eidetic_position)
+        at = torch.arange(u.shape[1], device=u.device) + state.position
+        queries = self._turned(queries, at, config.eidetic_position, query=True)
+        keys = self._turned(keys, index, config.eidetic_position, query=False)
         bias = None if gate is None else _take(gate, rows)
         rest = {
             "predictor_tail": predictor_tail,
@@ -377,7 +384,7 @@ class BMojo(nn.Module):
         }
         if gate is not None:
             rest |= {"window_gate": gate[:, -window:], "eidetic_gate": _take(gate, kept_rows).squeeze(1)}
-        return Segment("eidetic", turned, keys, values, visible, bias), scores, index, rest
+        return Segment("eidetic", grid.cut(queries), keys, values, visible, bias), scores, index, rest
 
     def _retrieved(self, grid: _Grid, queries: Tensor, retrieved: tuple[Tensor, Tensor]) -> Segment:
         keys, values = retrieved

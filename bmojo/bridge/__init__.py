@@ -1,0 +1,5 @@
+"""The bridge: realizations become layers."""
+
+from bmojo.bridge.lift import LiftedModel, lift
+
+__all__ = ["LiftedModel", "lift"]

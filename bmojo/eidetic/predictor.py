@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bmojo.convolution import depthwise
+
 __all__ = ["PREDICTORS", "ConvPredictor"]
 
 
@@ -55,9 +57,7 @@ class ConvPredictor(nn.Module):
 
     def predict(self, u: Tensor, tail: Tensor) -> Tensor:
         """Predictions (B, T, D) of `u` (B, T, D) from what came before each token."""
-        taps, length = len(self.weight), u.shape[1]
-        past = torch.cat([tail, u], dim=1).detach()
-        return self.bias + sum(self.weight[k] * past[:, taps - 1 - k : taps - 1 - k + length] for k in range(taps))
+        return depthwise(torch.cat([tail, u], dim=1).detach(), self.weight, self.bias, u.shape[1])
 
     def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B, T), the mean squared innovation (a scalar that carries gradient), and the new tail."""

@@ -102,6 +102,43 @@ class LTI(nn.Module):
                 above[start, start + 1] = 0.0
         self.register_buffer("above", above, persistent=False)
 
+    @classmethod
+    def from_schur(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> LTI:
+        """The layer of a model whose `A` is already in real Schur form.
+
+        Parameters
+        ----------
+        A : Tensor, shape (n, n)
+            Quasi upper triangular; 2×2 blocks have equal diagonal entries and off-diagonal ones of opposite sign.
+        B : Tensor, shape (n, m)
+        C : Tensor, shape (p, n)
+        D : Tensor, shape (p, m)
+
+        Raises
+        ------
+        ValueError
+            If an eigenvalue has modulus 1 or more.
+        """
+        below, kinds, row = A.diagonal(-1), [], 0
+        while row < len(A):
+            kinds.append(row + 1 < len(A) and bool(below[row] != 0))
+            row += 1 + kinds[-1]
+        layer = cls(B.shape[1], len(C), len(A), blocks=kinds).to(A.dtype)
+        with torch.no_grad():
+            for k, (i, two) in enumerate(layer.blocks):
+                cosine, sine, stretch = A[i, i], A.new_zeros(()), A.new_ones(())
+                if two:
+                    sine = torch.sqrt(-A[i, i + 1] * A[i + 1, i]) * A[i, i + 1].sign()
+                    stretch = torch.sqrt(-A[i, i + 1] / A[i + 1, i])
+                radius = torch.hypot(cosine, sine) if two else cosine
+                if radius.abs() >= 1:
+                    raise ValueError(f"LTI: an eigenvalue of modulus {radius.abs():.6g} came; the layer is stable.")
+                layer.rho[k], layer.theta[k] = torch.atanh(radius), torch.atan2(sine, cosine) if two else 0.0
+                layer.skew[k] = torch.log(stretch)
+            for own, given in ((layer.upper, A), (layer.B, B), (layer.C, C), (layer.D, D)):
+                own.copy_(given)
+        return layer
+
     def A(self) -> Tensor:
         """The state matrix, shape (n, n)."""
         A = self.upper * self.above

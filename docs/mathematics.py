@@ -1,0 +1,150 @@
+r"""Sphinx extension: `$...$` in docstrings is mathematics, and mathematics becomes MathML.
+
+MathML is part of the page: nothing is fetched when it is read, and it prints. Docutils brings the translator;
+a formula that it does not know is a warning, hence an error of the build.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Iterator
+from xml.etree import ElementTree
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
+
+__all__ = ["setup", "to_roles"]
+
+logger = logging.getLogger(__name__)
+ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
+
+BLOCK = re.compile(r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$(?P<rest>.*)$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"(?<![\\$\w])\$(?P<tex>[^$]+?)\$(?P<after>\w?)")
+ALIASES = {
+    r"\iff": r"\Longleftrightarrow",
+    r"\implies": r"\Longrightarrow",
+    r"\dots": r"\ldots",
+    r"\big": r"\bigl",
+    r"\Big": r"\Bigl",
+}
+"""Commands that the translator lacks, in words that it has."""
+
+FUNCTION = re.compile(r"\\(log|ln|exp|det|tr|arg)\s+(?=[A-Za-z\\])")
+
+SEPARATOR = re.compile(r",?\s*\\q?quad(?![A-Za-z])\s*")
+ACCENTS = frozenset("ˆ^ˉ¯˜~˙¨⃗→ˇ˘‾")
+
+
+def to_roles(lines: Iterable[str]) -> list[str]:
+    """Turn `$$...$$` into math directives and `$...$` into math roles; doctests stay as they are."""
+    turned: list[str] = []
+    for is_code, chunk in _chunks(lines):
+        text = "\n".join(chunk)
+        if not is_code:
+            text = INLINE.sub(_inline, BLOCK.sub(_block, text))
+        turned += text.split("\n")
+    return turned
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[tuple[bool, list[str]]]:
+    chunk: list[str] = []
+    is_code = False
+    for line in lines:
+        starts = line.lstrip().startswith(">>>")
+        if (starts and not is_code) or (is_code and not line.strip()):
+            if chunk:
+                yield is_code, chunk
+            chunk, is_code = [], starts
+        chunk.append(line)
+    if chunk:
+        yield is_code, chunk
+
+
+def _block(found: re.Match[str]) -> str:
+    indent, rest = found["indent"], found["rest"].strip()
+    tex = f"\n{indent}   ".join(line.strip() for line in found["tex"].strip().split("\n"))
+    after = f"\n{indent}{rest}" if rest.strip(".,;") else ""
+    return f"\n{indent}.. math::\n\n{indent}   {tex}\n{after}"
+
+
+def _inline(found: re.Match[str]) -> str:
+    tex = " ".join(found["tex"].split())
+    return f":math:`{tex}`" + (f"\\ {found['after']}" if found["after"] else "")
+
+
+def _process_docstring(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    lines[:] = to_roles(lines)
+
+
+def _mathml(tex: str, node: nodes.Element, *, as_block: bool) -> str:
+    for alias, meaning in ALIASES.items():
+        tex = re.sub(re.escape(alias) + r"(?![A-Za-z])", lambda _, known=meaning: known, tex)
+    tex = FUNCTION.sub(r"\\\1\\,", tex)
+    if as_block and r"\\" in tex and r"\begin" not in tex:
+        tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+    try:
+        return _with_indices_beside(tex2mathml(tex, as_block=as_block))
+    except MathError as error:
+        logger.warning("formula %r: %s", tex, error, location=node)
+        return f"<code>{html.escape(tex)}</code>"
+
+
+def _with_indices_beside(mathml: str) -> str:
+    """Set the index of an accented letter beside it; the translator sets it below."""
+    named = re.compile(r"&(?!lt;|gt;|amp;|quot;|apos;)\w+;")
+    root = ElementTree.fromstring(named.sub(lambda found: html.unescape(found[0]), mathml))
+    for element in root.iter():
+        if element.tag.endswith("munderover") and (element[2].text or "").strip() in ACCENTS:
+            space = element.tag.removesuffix("munderover")
+            letter, index, accent = element
+            element.clear()
+            element.tag = f"{space}msub"
+            accented = ElementTree.SubElement(element, f"{space}mover", accent="true")
+            accented.extend([letter, accent])
+            element.append(index)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _pieces(tex: str) -> list[str]:
+    """Parts of a displayed line between wide spaces, so that a narrow page can break it there."""
+    parts, depth, start = [], 0, 0
+    for found in re.finditer(r"\\left|\\right|\\begin|\\end|(?<!\\)[{}]|" + SEPARATOR.pattern, tex):
+        token = found[0]
+        if token in ("{", r"\left", r"\begin"):
+            depth += 1
+        elif token in ("}", r"\right", r"\end"):
+            depth -= 1
+        elif depth == 0:
+            parts.append(tex[start : found.start()] + ("," if token.startswith(",") else ""))
+            start = found.end()
+    return [part for part in (*parts, tex[start:]) if part.strip()]
+
+
+def _visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
+    translator.body.append(_mathml(node.astext(), node, as_block=False))
+    raise nodes.SkipNode
+
+
+def _visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
+    formulas = "".join(
+        f"<div>{_mathml(piece, node, as_block=True)}</div>" for piece in _pieces(node.astext())
+    )
+    translator.body.append(f'<div class="math-block">{formulas}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the renderer, and the docstring step ahead of napoleon's (which has priority 500)."""
+    app.setup_extension("sphinx.ext.autodoc")
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(_visit_inline, None), block_renderers=(_visit_block, None)
+    )
+    app.connect("autodoc-process-docstring", _process_docstring, priority=400)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

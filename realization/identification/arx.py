@@ -1,0 +1,196 @@
+"""Autoregressive models with inputs, by linear least squares, as state-space models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+
+from realization.errors import DataError, ExcitationError
+from realization.identification.factorization import Scaling, scale
+from realization.identification.realization import Realization, unscaled
+from realization.signals.data import IOData, as_data
+from realization.systems.models import InnovationsModel
+
+__all__ = ["ArxResult", "arx"]
+
+Array = NDArray[np.float64]
+Selection = Literal["aic", "bic", "fpe"]
+
+
+@dataclass(frozen=True, eq=False)
+class ArxResult:
+    """Result of `arx`.
+
+    Attributes
+    ----------
+    model : InnovationsModel
+        Block observer form, of order `p` times the longest lag; the predictor's poles are all at zero.
+    na, nb, nk : int
+        Lags of the outputs, taps of the inputs, and the inputs' delay in samples.
+    criterion : ndarray, shape (max_order,)
+        Value of the selection criterion at `na = nb = 1, 2, ...`; empty where the orders were given.
+    """
+
+    model: InnovationsModel
+    na: int
+    nb: int
+    nk: int
+    criterion: Array
+
+
+def arx(
+    data: IOData | ArrayLike,
+    *,
+    na: int | None = None,
+    nb: int | None = None,
+    nk: int = 1,
+    select: Selection = "bic",
+    max_order: int | None = None,
+) -> ArxResult:
+    r"""Least-squares ARX model (AR for an output-only record).
+
+    $$y_t = \sum_{k=1}^{n_a} A_k y_{t-k} + \sum_{k=n_k}^{n_k + n_b - 1} B_k u_{t-k} + e_t$$
+
+    Parameters
+    ----------
+    data : IOData
+    na : int, optional
+        Lags of the outputs. When left out, `na = nb` is chosen by `select`.
+    nb : int, optional
+        Taps of the inputs; `na` when left out.
+    nk : int
+        Delay of the inputs in samples; 0 lets them act at once.
+    select : {"bic", "aic", "fpe"}
+        Criterion by which the lags are chosen; all candidates are judged on the same samples.
+    max_order : int, optional
+        Most lags that are tried; chosen from the record's length when left out (at most 30).
+
+    Returns
+    -------
+    ArxResult
+
+    Raises
+    ------
+    ExcitationError
+        If the record is too short for the lags.
+    DataError
+        If a column is constant, or an option is out of range.
+
+    References
+    ----------
+    L. Ljung, *System Identification*, 2nd ed., Prentice-Hall 1999, sections 4.2 and 16.4.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import arx
+    >>> u = np.random.default_rng(0).standard_normal(100)
+    >>> y = rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u)
+    >>> result = arx(rz.IOData(y, u), na=1)
+    >>> result.model.poles.real.round(6), (result.model.C @ result.model.B).round(6)
+    (array([0.8]), array([[0.5]]))
+    """
+    record = as_data(data)
+    if select not in get_args(Selection):
+        raise DataError(f"arx: select={select!r} came; one of {', '.join(get_args(Selection))} is needed.")
+    if nk < 0 or (na is not None and na < 0) or (nb is not None and nb < 0):
+        raise DataError(f"arx: na={na}, nb={nb}, nk={nk} came; lags cannot be negative.")
+    if na is None and nb is not None:
+        raise DataError(f"arx: nb={nb} came without na; give both, or neither to have them chosen.")
+    scaled = scale(record, "arx")
+    criterion = np.zeros(0)
+    if na is None:
+        highest = longest_lags(scaled) if max_order is None else max_order
+        if highest < 1:
+            raise ExcitationError(_too_short(scaled, 1))
+        criterion = order_criterion(scaled, highest, nk, select)
+        na = 1 + int(np.argmin(criterion))
+    nb = 0 if record.n_inputs == 0 else na if nb is None else nb
+    return ArxResult(unscaled(scaled, fit_arx(scaled, na, nb, nk), record.dt), na, nb, nk, criterion)
+
+
+def fit_arx(scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0) -> Realization:
+    """Least squares (with a ridge on lagged terms where asked), realized in block observer form."""
+    start = max(na, nk + nb - 1)
+    regressors = _regressors(scaled, na, nb, nk, start)
+    target = scaled.y[start:]
+    if len(target) <= regressors.shape[1] + 1 and ridge == 0:
+        raise ExcitationError(_too_short(scaled, max(na, nb)))
+    level = regressors.mean(axis=0), target.mean(axis=0)
+    moving, aim = regressors - level[0], target - level[1]
+    if ridge:
+        moving = np.vstack([moving, np.sqrt(ridge * len(target)) * np.eye(moving.shape[1])])
+        aim = np.vstack([aim, np.zeros((moving.shape[1], aim.shape[1]))])
+    theta = scipy.linalg.lstsq(moving, aim, cond=1e-13)[0].T
+    return _observer_form(scaled, theta, na, nb, nk, level[1] - theta @ level[0])
+
+
+def order_criterion(scaled: Scaling, highest: int, nk: int, select: Selection) -> Array:
+    """Criterion at `na = nb = 1..highest`, all from one triangular factor."""
+    length, m = scaled.u.shape
+    p = scaled.y.shape[1]
+    start = highest + nk
+    blocks = [np.ones((length - start, 1))]
+    for lag in range(1, highest + 1):
+        blocks += [scaled.y[start - lag : length - lag], scaled.u[start - lag - nk + 1 : length - lag - nk + 1]]
+    stacked = np.hstack([*blocks, scaled.y[start:]])
+    count = len(stacked)
+    if count <= stacked.shape[1]:
+        raise ExcitationError(_too_short(scaled, highest))
+    R = scipy.linalg.qr(stacked, mode="r", check_finite=False)[0]
+    values = np.empty(highest)
+    for lags in range(1, highest + 1):
+        used = 1 + lags * (m + p)
+        residual = R[used : stacked.shape[1], -p:]
+        covariance = residual.T @ residual / count + 1e-28 * np.eye(p)
+        log_det = np.linalg.slogdet(covariance)[1]
+        parameters = used * p
+        if select == "fpe":
+            values[lags - 1] = log_det + p * np.log((count + used) / (count - used))
+        else:
+            values[lags - 1] = log_det + parameters * (np.log(count) if select == "bic" else 2) / count
+    return values
+
+
+def longest_lags(scaled: Scaling) -> int:
+    """Lags that leave three samples for each coefficient of an equation, at most 30."""
+    length, m = scaled.u.shape
+    return int(min(30, (length - 3) // (3 * (m + scaled.y.shape[1]) + 1)))
+
+
+def _regressors(scaled: Scaling, na: int, nb: int, nk: int, start: int) -> Array:
+    length = len(scaled.y)
+    parts = [scaled.y[start - k : length - k] for k in range(1, na + 1)]
+    parts += [scaled.u[start - k : length - k] for k in range(nk, nk + nb)]
+    return np.hstack([np.empty((max(0, length - start), 0)), *parts])
+
+
+def _observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, constant: Array) -> Realization:
+    p, m = len(theta), scaled.u.shape[1]
+    lags = max(na, nk + nb - 1)
+    autoregressive = np.zeros((lags, p, p))
+    autoregressive[:na] = theta[:, : na * p].reshape(p, na, p).transpose(1, 0, 2)
+    taps = np.zeros((lags + 1, p, m))
+    taps[nk : nk + nb] = theta[:, na * p :].reshape(p, nb, m).transpose(1, 0, 2)
+    A = np.eye(lags * p, k=p)
+    A[:, :p] = autoregressive.reshape(lags * p, p)
+    C = np.eye(p, lags * p)
+    K = autoregressive.reshape(lags * p, p)
+    B = taps[1:].reshape(lags * p, m) + K @ taps[0]
+    # y = offset + ... holds with the offset that the autoregression turns into the constant.
+    balance = np.eye(p) - autoregressive.sum(axis=0)
+    offset = scipy.linalg.lstsq(balance, constant, cond=1e-8)[0]
+    return Realization(A, B, C, taps[0], K, offset, np.zeros(lags * p), nk == 0, False)
+
+
+def _too_short(scaled: Scaling, lags: int) -> str:
+    length, m = scaled.u.shape
+    p = scaled.y.shape[1]
+    return (
+        f"arx: {length} samples with {m} inputs and {p} outputs are too few for {lags} lags, which have "
+        f"{lags * (m + p) + 1} coefficients in each equation. Take fewer lags or a longer record."
+    )

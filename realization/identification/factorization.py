@@ -1,0 +1,217 @@
+"""One orthogonal factorization of a record, from which every weighting and every order is read."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from realization.errors import DataError, ExcitationError, ExcitationWarning
+from realization.signals.data import IOData
+
+__all__ = ["Factorization", "Scaling", "Weighting", "factorize", "scale"]
+
+Array = NDArray[np.float64]
+Weighting = Literal["cva", "n4sid", "moesp"]
+EPS = float(np.finfo(float).eps)
+
+
+class Scaling(NamedTuple):
+    """Means and standard deviations of a record's columns, and the record without them."""
+
+    u: Array
+    y: Array
+    u_mean: Array
+    y_mean: Array
+    u_scale: Array
+    y_scale: Array
+
+
+def scale(data: IOData, caller: str) -> Scaling:
+    """Take off the means and bring each column to unit variance, so that units do not decide the conditioning."""
+    parts = []
+    for values, names, kind in ((data.inputs, data.input_names, "input"), (data.y, data.output_names, "output")):
+        mean = values.mean(axis=0)
+        deviation = values.std(axis=0)
+        for column in np.flatnonzero(deviation <= 1e-13 * np.abs(values).max(axis=0, initial=0.0)):
+            raise DataError(
+                f"{caller}: {kind} {names[column]!r} is constant over the {data.length} samples, so nothing can be "
+                "learned about it. Leave it out, or take a record in which it moves."
+            )
+        parts.append(((values - mean) / deviation, mean, deviation))
+    (u, u_mean, u_scale), (y, y_mean, y_scale) = parts
+    return Scaling(u, y, u_mean, y_mean, u_scale, y_scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    r"""Triangular factor of the block Hankel matrices of a scaled record.
+
+    $$\begin{bmatrix} \mathbf 1 & U_f^\top & U_p^\top & Y_p^\top & Y_f^\top \end{bmatrix} = Q
+    \begin{bmatrix} r & \ast \\ 0 & R \end{bmatrix}$$
+
+    The column of ones takes unknown constants out of the data exactly. The columns of `R` stand for the Hankel rows in an orthonormal basis of the record: any projection of the
+    data is the same projection of `R`.
+
+    Attributes
+    ----------
+    R : ndarray, shape (c, 2 i (m + p)), c at most 2 i (m + p)
+    block_rows : int
+        `i`, of the past and of the future.
+    n_inputs, n_outputs : int
+    columns : int
+        Columns of the Hankel matrices.
+    """
+
+    R: Array
+    block_rows: int
+    n_inputs: int
+    n_outputs: int
+    columns: int
+
+    @property
+    def future_u(self) -> Array:
+        """Columns of the future inputs, shape (c, i m)."""
+        return self.R[:, : self.block_rows * self.n_inputs]
+
+    @property
+    def past_u(self) -> Array:
+        """Columns of the past inputs, shape (c, i m)."""
+        width = self.block_rows * self.n_inputs
+        return self.R[:, width : 2 * width]
+
+    @property
+    def past_y(self) -> Array:
+        """Columns of the past outputs, shape (c, i p)."""
+        begin = 2 * self.block_rows * self.n_inputs
+        return self.R[:, begin : begin + self.block_rows * self.n_outputs]
+
+    @property
+    def future_y(self) -> Array:
+        """Columns of the future outputs, shape (c, i p)."""
+        return self.R[:, -self.block_rows * self.n_outputs :]
+
+    @property
+    def rounding(self) -> float:
+        """Size below which a singular value of a part of `R` is rounding."""
+        return 20 * EPS * np.sqrt(self.R.shape[1]) * float(np.linalg.norm(self.R, 2))
+
+    def subspace(self, weighting: Weighting) -> tuple[Array, Array]:
+        r"""Extended observability matrix by a weighting: its directions, and their singular values.
+
+        With $P = Y_f / W_p$ the part of the future that the past explains once the future inputs are projected
+        out, `moesp` decomposes $P$ itself, `n4sid` the oblique projection (which puts the future inputs' share
+        of the past back), `cva` $(Y_f \Pi Y_f^\top)^{-1/2} P$, whose singular values are canonical correlations.
+
+        Returns
+        -------
+        directions : ndarray, shape (i p, r)
+            Column `k` times singular value `k` adds to the observability matrix of orders above `k`.
+        singular_values : ndarray, shape (r,)
+        """
+        i, m = self.block_rows, self.n_inputs
+        inner = 2 * i * (m + self.n_outputs) - i * self.n_outputs
+        explained = self.R[i * m : inner, -i * self.n_outputs :].T
+        if weighting == "moesp" or (weighting == "n4sid" and m == 0):
+            left, values, _ = scipy.linalg.svd(explained, full_matrices=False)
+            return left, values / np.sqrt(self.columns)
+        if weighting == "n4sid":
+            return self._oblique(explained)
+        residual = self.R[i * m :, -i * self.n_outputs :].T
+        axes, sizes, _ = scipy.linalg.svd(residual, full_matrices=False)
+        held = sizes > self.rounding
+        left, values, _ = scipy.linalg.svd((axes[:, held] / sizes[held]).T @ explained, full_matrices=False)
+        return (axes[:, held] * sizes[held]) @ left, values
+
+    def _oblique(self, explained: Array) -> tuple[Array, Array]:
+        i, m = self.block_rows, self.n_inputs
+        stop = self.R.shape[1] - i * self.n_outputs
+        past = self.R[:stop, i * m : stop].T
+        weight = _least_squares(self.R[i * m : stop, i * m : stop], explained.T, self.rounding).T
+        left, values, _ = scipy.linalg.svd(weight @ past, full_matrices=False)
+        return left, values / np.sqrt(self.columns)
+
+    def states(self, observability: Array) -> tuple[Array, Array, Array, Array]:
+        """State sequences at two neighbouring times with the input and output between, as columns of `R`.
+
+        Returns `x` and `x_next` of shape (c, n), `u` (c, m), `y` (c, p).
+        """
+        m, p = self.n_inputs, self.n_outputs
+        now, later = self._projections
+        x = scipy.linalg.lstsq(observability, now.T)[0].T
+        x_next = scipy.linalg.lstsq(observability[:-p], later.T)[0].T
+        return x, x_next, self.future_u[:, :m], self.future_y[:, :p]
+
+    @cached_property
+    def _projections(self) -> tuple[Array, Array]:
+        """Oblique projections of the future at two neighbouring times, which give the two state sequences."""
+        m, p = self.n_inputs, self.n_outputs
+        now = self._projection(self.future_u, self.past_u, self.past_y, self.future_y)
+        past_u = np.hstack([self.past_u, self.future_u[:, :m]])
+        past_y = np.hstack([self.past_y, self.future_y[:, :p]])
+        return now, self._projection(self.future_u[:, m:], past_u, past_y, self.future_y[:, p:])
+
+    def _projection(self, future_u: Array, past_u: Array, past_y: Array, future_y: Array) -> Array:
+        """Future outputs along the future inputs onto the past, shape (c, width of `future_y`)."""
+        past = np.hstack([past_u, past_y])
+        if future_u.shape[1]:
+            Q, _ = scipy.linalg.qr(future_u, mode="economic")
+            past_free, future_free = past - Q @ (Q.T @ past), future_y - Q @ (Q.T @ future_y)
+        else:
+            past_free, future_free = past, future_y
+        return past @ _least_squares(past_free, future_free, self.rounding)
+
+
+def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
+    """Factorize a scaled record; memory does not grow with its length."""
+    length, m = scaled.u.shape
+    p = scaled.y.shape[1]
+    i = block_rows
+    columns = length - 2 * i + 1
+    width = 2 * i * (m + p)
+    if columns <= width:
+        raise ExcitationError(
+            f"{caller}: {length} samples with block_rows={i}, {m} inputs and {p} outputs; at least "
+            f"{width + 2 * i} samples are needed for the Hankel matrices to have more columns than rows. Take "
+            "fewer block rows, fewer channels or a longer record."
+        )
+    R = np.zeros((0, width + 1))
+    step = max(4 * width, 2048)
+    for begin in range(0, columns, step):
+        stop = min(begin + step, columns)
+        rows = _hankel_rows(scaled, i, begin, stop)
+        stacked = np.vstack([R, rows]) if len(R) else rows
+        R = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: width + 1]
+    R = np.ascontiguousarray(R[1:, 1:])
+    if m:
+        inputs = scipy.linalg.svd(R[: 2 * i * m, : 2 * i * m], compute_uv=False)
+        if inputs[-1] <= 1e-6 * inputs[0]:
+            warnings.warn(
+                f"{caller}: the inputs excite only {int((inputs > 1e-6 * inputs[0]).sum())} of the "
+                f"{2 * i * m} directions that block_rows={i} asks for; what they do not excite is not identified. "
+                "Take richer inputs or fewer block rows.",
+                ExcitationWarning,
+                stacklevel=4,
+            )
+    return Factorization(R, i, m, p, columns)
+
+
+def _hankel_rows(scaled: Scaling, i: int, begin: int, stop: int) -> Array:
+    """Rows `begin:stop` of `[1, U_f, U_p, Y_p, Y_f]`, each block with its lags ascending."""
+    parts = [np.ones((stop - begin, 1))]
+    for values, first in ((scaled.u, i), (scaled.u, 0), (scaled.y, 0), (scaled.y, i)):
+        if values.shape[1]:
+            parts.extend(values[begin + first + lag : stop + first + lag] for lag in range(i))
+    return np.hstack(parts)
+
+
+def _least_squares(a: Array, b: Array, rounding: float) -> Array:
+    """Minimum-norm solution of `a x = b` with what is below rounding left out."""
+    left, values, right = scipy.linalg.svd(a, full_matrices=False)
+    held = values > rounding
+    return right[held].T @ ((left[:, held].T @ b) / values[held, None])

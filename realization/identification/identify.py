@@ -1,0 +1,333 @@
+"""One call from a record to a model: many candidates, judged on what they were not fitted to."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from realization.errors import (
+    DataError,
+    ExcitationError,
+    ExcitationWarning,
+    OrderWarning,
+    RealizationError,
+    StabilityWarning,
+)
+from realization.identification.candidates import Recipe, Stretch, average, recipes, supported, with_noise_model
+from realization.identification.factorization import Scaling, scale
+from realization.identification.realization import Realization, fits, part, unscaled
+from realization.identification.reduction import shortest
+from realization.identification.refinement import refine
+from realization.identification.summary import summary
+from realization.signals.data import IOData, as_data
+from realization.systems.models import InnovationsModel
+
+__all__ = ["Candidate", "Identification", "identify"]
+
+Array = NDArray[np.float64]
+FEWEST_SAMPLES = 12
+MEMBERS = 6
+FIT_LOSS = 0.1
+TWO_FOLDS_UP_TO = 3000
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model that was tried, judged on the held-back parts of the record.
+
+    Attributes
+    ----------
+    method : str
+    order : int
+    simulation, prediction : float
+        Fit in percent, mean over outputs and held-back parts; NaN for the simulation of a record without inputs.
+    score : float
+        What the choice is made by: the mean of the two, each output's fit counted as at least -100 and corrected
+        for the states that are fitted to the held-back part.
+
+    Examples
+    --------
+    >>> from realization.identification import Candidate
+    >>> Candidate("CVA, simulation", 4, simulation=85.0, prediction=95.0, score=90.0).order
+    4
+    """
+
+    method: str
+    order: int
+    simulation: float
+    prediction: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Identification:
+    """Result of `identify`.
+
+    Attributes
+    ----------
+    model : InnovationsModel
+        Estimated from the whole record.
+    order : int
+    method : str
+        How the model was made.
+    candidates : tuple of Candidate
+        Everything that was tried, best first.
+    simulation_fit, prediction_fit : ndarray, shape (p,)
+        Fits in percent on the held-back parts, by the chosen method on the rest of the record; NaN for the
+        simulation of a record without inputs.
+    notes : tuple of str
+        What was doubtful; each was issued as a warning too.
+    data : IOData
+        The record.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import identify
+    >>> u = np.random.default_rng(0).standard_normal(300)
+    >>> y = rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u)
+    >>> fit = identify(rz.IOData(y, u))
+    >>> fit.order, fit.report().splitlines()[0]
+    (1, 'Identification')
+    """
+
+    model: InnovationsModel
+    order: int
+    method: str
+    candidates: tuple[Candidate, ...]
+    simulation_fit: Array
+    prediction_fit: Array
+    notes: tuple[str, ...]
+    data: IOData
+
+    def report(self) -> str:
+        """A page of plain text: data, choice, candidates, poles, fits, whiteness."""
+        return summary(self)
+
+
+class _Judged(NamedTuple):
+    """A candidate, how to make it, and its fits per output."""
+
+    candidate: Candidate
+    members: tuple[Recipe, ...]
+    simulation: Array
+    prediction: Array
+
+
+class _Fold(NamedTuple):
+    """A stretch to estimate on, and one to judge on."""
+
+    stretch: Stretch
+    held: Scaling
+
+
+def identify(
+    data: IOData | ArrayLike,
+    *,
+    order: int | None = None,
+    max_order: int | None = None,
+    feedthrough: bool = True,
+    stable: bool = True,
+) -> Identification:
+    r"""Identify a model in one call.
+
+    Subspace models of both weightings and many orders, their refinements by prediction error, and autoregressive
+    models of many lags are estimated on a part of the record and judged on the rest by the mean of their
+    simulation and one-step fits; so are their combinations with a noise model of their own,
+
+    $$y = G u + H e,$$
+
+    and the mean of the best paths $G$. The winner is estimated again from the whole record, brought to the lowest
+    order that costs at most 0.1 percent of either fit by balanced truncation, and its gain is refined.
+
+    Parameters
+    ----------
+    data : IOData
+        Output-only records are taken too, and are judged by one-step fits alone.
+    order : int, optional
+        States of the model; chosen when left out.
+    max_order : int, optional
+        Highest order of the result.
+    feedthrough : bool
+        Whether an input may act on the outputs at once.
+    stable : bool
+        Return a stable model in any case, with a warning where the estimate was not; `False` leaves poles where
+        they are (for an unstable plant).
+
+    Returns
+    -------
+    Identification
+
+    Raises
+    ------
+    ExcitationError
+        If the record is too short.
+    DataError
+        If a column is constant, or an option is out of range.
+
+    References
+    ----------
+    L. Ljung, *System Identification*, 2nd ed., Prentice-Hall 1999, chapters 10 and 16.
+    P. Van Overschee, B. De Moor, *Subspace Identification for Linear Systems*, Kluwer 1996.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import identify
+    >>> rng = np.random.default_rng(0)
+    >>> u = rng.standard_normal(500)
+    >>> y = rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u) + 0.1 * rng.standard_normal((500, 1))
+    >>> identify(rz.IOData(y, u), order=1).model.poles.real.round(2)
+    array([0.8])
+    """
+    record = as_data(data)
+    _check_options(record, order, max_order)
+    scaled = scale(record, "identify")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ranking = _ranking(scaled, order, max_order, feedthrough, stable)
+        whole = Stretch(scaled, feedthrough=feedthrough, stable=stable)
+        chosen, found = _best(ranking, whole)
+        if order is None:
+            found = _finished(found, scaled, max_order, stable)
+    model = unscaled(scaled, found, record.dt)
+    notes = _notes(found, model, [str(item.message) for item in caught if item.category is ExcitationWarning])
+    for kind, text in notes:
+        warnings.warn(text, kind, stacklevel=2)
+    return Identification(
+        model=model,
+        order=model.n_states,
+        method=chosen.candidate.method,
+        candidates=tuple(row.candidate for row in ranking),
+        simulation_fit=chosen.simulation,
+        prediction_fit=chosen.prediction,
+        notes=tuple(text for _, text in notes),
+        data=record,
+    )
+
+
+def _check_options(record: IOData, order: int | None, max_order: int | None) -> None:
+    for name, value, least in (("order", order, 1), ("max_order", max_order, 1)):
+        if value is not None and value < least:
+            raise DataError(f"identify: {name}={value} came; at least {least} is needed.")
+    if order is not None and max_order is not None and order > max_order:
+        raise DataError(f"identify: order={order} is above max_order={max_order}; give one of the two.")
+    if record.length < FEWEST_SAMPLES:
+        raise ExcitationError(
+            f"identify: {record.length} samples came; at least {FEWEST_SAMPLES} are needed to estimate on one part "
+            "and judge on another. Take a longer record."
+        )
+
+
+def _folds(scaled: Scaling, feedthrough: bool, stable: bool) -> list[_Fold]:
+    """Estimate on three quarters, judge on the last quarter; the other way round too unless the record is long."""
+    length = len(scaled.y)
+    cut = round(0.75 * length)
+    spans = [(0, cut, cut, length), (length - cut, length, 0, length - cut)]
+    return [
+        _Fold(Stretch(part(scaled, a, b), feedthrough=feedthrough, stable=stable), part(scaled, c, d))
+        for a, b, c, d in spans[: 2 if length <= TWO_FOLDS_UP_TO else 1]
+    ]
+
+
+def _ranking(
+    scaled: Scaling, order: int | None, max_order: int | None, feedthrough: bool, stable: bool
+) -> list[_Judged]:
+    folds = _folds(scaled, feedthrough, stable)
+    tried = recipes(folds[0].stretch, order, max_order)
+    if order is None and scaled.u.shape[1]:
+        tried += [recipe._replace(noise=True) for recipe in tried]
+    rows = [_judged((recipe,), folds) for recipe in tried]
+    ranking = sorted((row for row in rows if row is not None), key=lambda row: -row.candidate.score)
+    if not ranking:
+        wanted = "" if order is None else f" of order {order}"
+        raise ExcitationError(
+            f"identify: no model{wanted} could be estimated from {len(scaled.y)} samples with {scaled.u.shape[1]} "
+            f"inputs and {scaled.y.shape[1]} outputs. Take a longer record, fewer channels or a lower order."
+        )
+    if order is None and scaled.u.shape[1]:
+        members = tuple(dict.fromkeys(row.members[0]._replace(noise=False) for row in ranking))[:MEMBERS]
+        mean = _judged(members, folds) if len(members) > 1 else None
+        if mean is not None:
+            ranking = sorted([mean, *ranking], key=lambda row: -row.candidate.score)
+    return ranking
+
+
+def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
+    """Fits on the held-back parts; `None` where a fold does not support the candidate."""
+    fitted, scores, states = [], [], 0
+    for stretch, held in folds:
+        found = _made(members, stretch)
+        if found is None:
+            return None
+        simulation, prediction = fits(found, held)
+        if not (np.isfinite(prediction).all() and np.isfinite(simulation).all()):
+            return None
+        states = len(found.A)
+        fitted.append((simulation, prediction))
+        # The first state is fitted to the part that is judged: more states, more freedom.
+        count = held.y.size
+        freedom = np.sqrt(count / max(count - states, 1.0))
+        shares = [np.maximum(100 - freedom * (100 - fit), -100).mean() for fit in (simulation, prediction)]
+        scores.append(shares[1] if held.u.shape[1] == 0 else np.mean(shares))
+    simulation, prediction = np.mean(fitted, axis=0)
+    if folds[0].held.u.shape[1] == 0:
+        simulation = np.full_like(simulation, np.nan)
+    name = members[0].name if len(members) == 1 else f"mean of the best {len(members)} paths, noise model"
+    candidate = Candidate(name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores)))
+    return _Judged(candidate, members, simulation, prediction)
+
+
+def _made(members: tuple[Recipe, ...], stretch: Stretch) -> Realization | None:
+    """One recipe's realization, or the mean of several with a noise model."""
+    if len(members) == 1:
+        return supported(stretch, members[0])
+    found = [supported(stretch, member) for member in members]
+    paths = [path for path in found if path is not None]
+    if not paths:
+        return None
+    short = [
+        shortest(path, stretch.scaled, loss=FIT_LOSS / 2, max_order=None) if len(path.A) > 20 else path
+        for path in paths
+    ]
+    try:
+        return with_noise_model(average(short), stretch.scaled)
+    except (RealizationError, np.linalg.LinAlgError):
+        return None
+
+
+def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]:
+    """The first of the ranking that the whole record supports."""
+    for row in ranking:
+        found = _made(row.members, whole)
+        if found is not None:
+            return row, found
+    raise ExcitationError(
+        "identify: no candidate that held on a part of the record could be estimated from the whole of it. Take a "
+        "longer or a better excited record."
+    )
+
+
+def _finished(found: Realization, scaled: Scaling, max_order: int | None, stable: bool) -> Realization:
+    """Reduce, refine the gain, and keep what serves the one-step prediction at least as well."""
+    short = shortest(found, scaled, loss=FIT_LOSS, max_order=max_order)
+    if len(short.A) * len(short.C) * scaled.y.size > 1e8:
+        return short
+    tuned = refine(short, scaled, "gain", stable=stable, iterations=10)
+    return tuned if fits(tuned, scaled)[1].mean() > fits(short, scaled)[1].mean() else short
+
+
+def _notes(found: Realization, model: InnovationsModel, excitation: list[str]) -> list[tuple[type[Warning], str]]:
+    notes: list[tuple[type[Warning], str]] = [(ExcitationWarning, text) for text in excitation[-1:]]
+    if found.stabilized:
+        text = "identify: an estimate had poles outside the unit circle, which were moved to its inside. If the plant "
+        notes.append((StabilityWarning, text + "is unstable, ask for stable=False."))
+    if not model.is_stable:
+        notes.append((StabilityWarning, f"identify: the model has a pole of modulus {abs(model.poles[0]):.6g}."))
+    if model.n_states > model.n_outputs * len(found.x0) and model.n_states:
+        notes.append((OrderWarning, "identify: the order is at the limit of what was searched."))
+    return notes

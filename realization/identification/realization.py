@@ -1,0 +1,85 @@
+"""A realization in the units of a scaled record, and the model that it becomes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from realization.identification.factorization import Scaling
+from realization.identification.noise import innovation_covariance, one_step_innovations
+from realization.systems.models import InnovationsModel
+
+__all__ = ["Realization", "fits", "part", "reflect_poles", "unscaled"]
+
+Array = NDArray[np.float64]
+STABLE_RADIUS = 0.9999
+
+
+class Realization(NamedTuple):
+    """Matrices in the units of a scaled record, and how they were come by."""
+
+    A: Array
+    B: Array
+    C: Array
+    D: Array
+    K: Array
+    offset: Array
+    x0: Array
+    feedthrough: bool
+    stabilized: bool
+
+    @property
+    def radius(self) -> float:
+        """Largest modulus of a pole."""
+        return float(np.abs(np.linalg.eigvals(self.A)).max(initial=0.0))
+
+
+def unscaled(scaled: Scaling, found: Realization, dt: float | None) -> InnovationsModel:
+    """The model in the record's own units, with its means (and the offset from them) as operating point."""
+    y, u = scaled.y_scale, scaled.u_scale
+    e, _ = one_step_innovations(found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset)
+    return InnovationsModel(
+        found.A,
+        found.B / u,
+        found.C * y[:, None],
+        found.D * y[:, None] / u,
+        dt,
+        K=found.K / y,
+        Re=innovation_covariance(e) * y[:, None] * y,
+        u_mean=scaled.u_mean,
+        y_mean=scaled.y_mean + y * found.offset,
+    )
+
+
+def reflect_poles(A: Array) -> Array:
+    """Poles outside the unit circle go to their mirror images, at most to a modulus of 0.9999."""
+    T, Z = scipy.linalg.schur(A)
+    k = 0
+    while k < len(T):
+        size = 2 if k + 1 < len(T) and T[k + 1, k] != 0 else 1
+        block = slice(k, k + size)
+        modulus = np.abs(np.linalg.eigvals(T[block, block])).max()
+        if modulus >= 1:
+            T[block, block] *= min(1 / modulus, STABLE_RADIUS) / modulus
+        k += size
+    return Z @ T @ Z.T
+
+
+def part(scaled: Scaling, begin: int, stop: int) -> Scaling:
+    """A stretch of a scaled record."""
+    return scaled._replace(u=scaled.u[begin:stop], y=scaled.y[begin:stop])
+
+
+def fits(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
+    """Simulation and one-step fit per output in percent, the first state estimated on the record that is judged."""
+    A, B, C, D, K = found.A, found.B, found.C, found.D, found.K
+    y = scaled.y - found.offset
+    spread = np.maximum(np.linalg.norm(y - y.mean(axis=0), axis=0), 1e-12)
+    rows = []
+    for gain in (K * 0.0, K):
+        e, _ = one_step_innovations(A, B, C, D, gain, scaled.u, y)
+        rows.append(100 * (1 - np.linalg.norm(e, axis=0) / spread))
+    return rows[0], rows[1]

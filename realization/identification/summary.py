@@ -1,0 +1,115 @@
+"""The plain-text page of an identification."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from realization.errors import RealizationError
+from realization.filtering.innovations import innovations, whiteness_test
+
+if TYPE_CHECKING:
+    from realization.identification.identify import Identification
+
+__all__ = ["summary"]
+
+SHOWN = 10
+
+
+def summary(fit: Identification) -> str:
+    """Data, choice, fits, poles, whiteness, candidates and notes, in 80 columns or a little more."""
+    parts = [
+        "Identification\n==============",
+        _facts(fit),
+        _fits(fit),
+        _poles(fit),
+        _whiteness(fit),
+        _candidates(fit),
+    ]
+    if fit.notes:
+        parts.append("Doubtful\n--------\n" + "\n".join(f"- {note}" for note in fit.notes))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(fit: Identification) -> str:
+    data = fit.data
+    step = "unit step" if data.dt is None else f"{data.dt:g} s between samples"
+    rows = [
+        ("Record", f"{data.length} samples, {step}"),
+        ("Inputs", ", ".join(data.input_names) or "none (a time series)"),
+        ("Outputs", ", ".join(data.output_names)),
+        ("Method", fit.method),
+        ("Order", f"{fit.order} ({'stable' if fit.model.is_stable else 'unstable'})"),
+    ]
+    return "\n".join(f"{name:<9}{value}" for name, value in rows)
+
+
+def _fits(fit: Identification) -> str:
+    lines = ["Fit on held-back parts, %", "-------------------------", f"{'output':<20}{'simulation':>12}{'one step':>12}"]
+    for name, simulation, prediction in zip(fit.data.output_names, fit.simulation_fit, fit.prediction_fit):
+        lines.append(f"{name:<20}{_number(simulation, 2):>12}{_number(prediction, 2):>12}")
+    return "\n".join(lines)
+
+
+def _poles(fit: Identification) -> str:
+    model = fit.model
+    step, unit = (1.0, "samples") if model.dt is None else (model.dt, "s")
+    head = f"{'pole':<24}{'modulus':>10}{'time constant':>18}{'period':>16}"
+    lines = [f"Poles (time in {unit})", "-----", head]
+    upper = [pole for pole in model.poles if pole.imag >= 0]
+    for pole in upper[:SHOWN]:
+        modulus, angle = abs(pole), abs(np.angle(pole))
+        lasting = -step / np.log(modulus) if 0 < modulus < 1 else (np.inf if modulus >= 1 else 0.0)
+        period = 2 * np.pi * step / angle if angle > 1e-12 else np.inf
+        value = f"{pole.real:.4f}" + (f" ± {pole.imag:.4f}i" if pole.imag > 0 else "")
+        lines.append(f"{value:<24}{modulus:>10.4f}{_number(lasting, 4):>18}{_number(period, 4):>16}")
+    if len(upper) > SHOWN:
+        lines.append(f"and {len(upper) - SHOWN} more, all faster")
+    return "\n".join(lines) if upper else ""
+
+
+def _whiteness(fit: Identification) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            e = innovations(fit.model, fit.data).e
+            test = whiteness_test(e, u=fit.data.u)
+    except RealizationError as error:
+        return f"Innovations\n-----------\nnot tested: {error}"
+    outside = np.abs(test.autocorrelations[1:]) > test.bound
+    verdict = "white" if test.is_white else "not white"
+    lines = [
+        "Innovations on the record",
+        "-------------------------",
+        f"{verdict} at level {test.alpha:g} (p = {test.p_value:.3g}); {100 * outside.mean():.1f} % of the "
+        f"autocorrelations lie outside ±{test.bound:.3f}",
+    ]
+    if test.cross_p_value is not None:
+        lines.append(
+            f"{'independent of' if test.is_independent else 'correlated with'} the inputs (p = {test.cross_p_value:.3g})"
+        )
+    return "\n".join(lines)
+
+
+def _candidates(fit: Identification) -> str:
+    lines = [
+        f"Candidates, the best {min(SHOWN, len(fit.candidates))} of {len(fit.candidates)} (% on held-back parts)",
+        "----------",
+        f"{'method':<52}{'order':>6}{'simulation':>12}{'one step':>10}{'score':>8}",
+    ]
+    for row in fit.candidates[:SHOWN]:
+        lines.append(
+            f"{row.method:<52}{row.order:>6}{_number(row.simulation, 2):>12}{_number(row.prediction, 2):>10}"
+            f"{row.score:>8.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float, digits: int) -> str:
+    if np.isnan(value):
+        return "–"
+    if np.isinf(value):
+        return "∞"
+    return f"{value:.{digits}f}" if digits == 2 else f"{value:.{digits}g}"
