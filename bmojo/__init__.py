@@ -8,8 +8,18 @@ del _torch
 
 from bmojo.bridge import LiftedModel, lift
 from bmojo.config import BMojoConfig
-from bmojo.layer import BMojo, BMojoTrace, prediction_loss
+from bmojo.layer import BMojo, prediction_loss
 from bmojo.models.language_model import BMojoLM
 from bmojo.state import BMojoState
+from bmojo.trace import BMojoTrace
 
-__all__ = ["BMojo", "BMojoConfig", "BMojoLM", "BMojoState", "BMojoTrace", "LiftedModel", "lift", "prediction_loss"]
+__all__ = [
+    "BMojo",
+    "BMojoConfig",
+    "BMojoLM",
+    "BMojoState",
+    "BMojoTrace",
+    "LiftedModel",
+    "lift",
+    "prediction_loss",
+]

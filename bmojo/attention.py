@@ -11,7 +11,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Segment", "attend", "rotate"]
+__all__ = ["Positions", "Segment", "attend", "rotate"]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """How queries meet keys: turned to where they stand, or as if all keys stood at the window's edge.
+
+    Parameters
+    ----------
+    kind : {"own", "edge", "none"}
+        `"own"`: each at its position. `"edge"`: every key at 0, every query at `window`. `"none"`: no rotation.
+    window : int
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.attention import Positions
+    >>> x, at = torch.randn(1, 5, 2, 4), torch.arange(5)
+    >>> edge = Positions("edge", window=3)
+    >>> bool(torch.equal(edge.keys(x, at), x)), bool(torch.equal(edge.queries(x, at)[:, 3], rotate(x, at)[:, 3]))
+    (True, True)
+    """
+
+    kind: str
+    window: int
+
+    def queries(self, x: Tensor, at: Tensor) -> Tensor:
+        """Queries (B, T, H, d) of the positions `at` (T,), turned."""
+        if self.kind == "none":
+            return x
+        return rotate(x, torch.full_like(at, self.window) if self.kind == "edge" else at)
+
+    def keys(self, x: Tensor, at: Tensor) -> Tensor:
+        """Keys (B, ..., G, d) of the positions `at` (...), turned."""
+        return rotate(x, at) if self.kind == "own" else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +114,10 @@ def attend(segments: list[Segment], *, scale: float) -> tuple[Tensor, Tensor]:
     sizes = [part.shape[-1] for part in logits]
     weights = torch.cat(logits, dim=-1).softmax(dim=-1).split(sizes, dim=-1)
     out = sum(
-        (weight @ segment.values.transpose(2, 3).unsqueeze(3) for weight, segment in zip(weights, segments, strict=True)),
+        (
+            weight @ segment.values.transpose(2, 3).unsqueeze(3)
+            for weight, segment in zip(weights, segments, strict=True)
+        ),
         start=torch.zeros((), dtype=logits[0].dtype, device=logits[0].device),
     )
     mass = torch.stack([weight.sum(-1) for weight in weights], dim=-1)

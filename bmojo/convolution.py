@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CausalConv", "depthwise"]
+__all__ = ["CausalConv", "depthwise", "latest"]
 
 
 class CausalConv(nn.Module):
@@ -42,7 +42,7 @@ class CausalConv(nn.Module):
     def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (B, T, channels) and the new tail."""
         padded = torch.cat([tail, u], dim=1)
-        return depthwise(padded, self.weight, self.bias, u.shape[1]), padded[:, u.shape[1] :]
+        return depthwise(padded, self.weight, self.bias, u.shape[1]), latest(padded, tail.shape[1])
 
 
 def depthwise(padded: Tensor, weight: Tensor, bias: Tensor, length: int) -> Tensor:
@@ -59,3 +59,8 @@ def depthwise(padded: Tensor, weight: Tensor, bias: Tensor, length: int) -> Tens
     for k, tap in enumerate(weight):
         y = torch.addcmul(y, tap, padded[:, latest - k : latest - k + length])
     return y
+
+
+def latest(x: Tensor, length: int) -> Tensor:
+    """The last `length` positions of `x` (B, T, ...), copied: a view would keep all `T` of them in memory."""
+    return x[:, x.shape[1] - length :].clone()

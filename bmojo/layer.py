@@ -3,84 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.attention import Segment, attend, rotate
+from bmojo.attention import Positions, Segment, attend
+from bmojo.chunks import Chunks
 from bmojo.config import BMojoConfig
-from bmojo.convolution import CausalConv
+from bmojo.convolution import CausalConv, latest
 from bmojo.eidetic.predictor import PREDICTORS
-from bmojo.eidetic.selection import advance_set, pool_rows, token_priority
+from bmojo.eidetic.selection import Judged, advance_set, pool_rows, take, token_priority
 from bmojo.fading import Mixer, make_mixer
 from bmojo.state import BMojoState, KeyValueRing
+from bmojo.trace import BMojoTrace
 
-__all__ = ["BMojo", "BMojoTrace", "prediction_loss"]
-
-
-@dataclass(frozen=True, eq=False)
-class BMojoTrace:
-    """What a layer did along a sequence of `T` tokens.
-
-    Parameters
-    ----------
-    output : Tensor, shape (B, T, D)
-    fading : Tensor, shape (B, T, D)
-        Fading tokens; zero without a mixer.
-    scores : Tensor, shape (B, T)
-        Normalized innovations squared, the write gate included.
-    eidetic_index : Tensor of int64, shape (B, chunks, m)
-        Positions in the set at the start of each chunk; -1 is an empty place.
-    segments : tuple of str
-    attention_mass : Tensor, shape (B, H, T, segments)
-        How each query's attention is divided among the memories.
-    """
-
-    output: Tensor
-    fading: Tensor
-    scores: Tensor
-    eidetic_index: Tensor
-    segments: tuple[str, ...]
-    attention_mass: Tensor
-
-
-class _Grid(NamedTuple):
-    """Chunks that a piece of `length` tokens from `position` on touches."""
-
-    position: int
-    length: int
-    chunk: int
-    device: torch.device
-
-    @property
-    def first(self) -> int:
-        return self.position // self.chunk * self.chunk
-
-    @property
-    def count(self) -> int:
-        return -(-(self.position + self.length - self.first) // self.chunk)
-
-    def cut(self, x: Tensor) -> Tensor:
-        """(B, T, ...) -> (B, n, C, ...), zero where a chunk reaches beyond the piece."""
-        front = self.position - self.first
-        back = self.count * self.chunk - front - self.length
-        return F.pad(x, (0, 0) * (x.ndim - 2) + (front, back)).unflatten(1, (self.count, self.chunk))
-
-    def join(self, x: Tensor) -> Tensor:
-        """(B, n, C, ...) -> (B, T, ...)."""
-        front = self.position - self.first
-        return x.flatten(1, 2)[:, front : front + self.length]
-
-    def queries(self) -> Tensor:
-        """Positions of the queries, shape (n, C)."""
-        return self.first + torch.arange(self.count * self.chunk, device=self.device).view(self.count, self.chunk)
-
-    def keys(self, oldest: int, window: int) -> Tensor:
-        """Positions that the chunks' queries meet `oldest` to `oldest - window + 1` back, shape (n, window + C - 1)."""
-        starts = self.first + torch.arange(self.count, device=self.device) * self.chunk
-        return starts.unsqueeze(1) - oldest + torch.arange(window + self.chunk - 1, device=self.device)
+__all__ = ["BMojo", "prediction_loss"]
 
 
 class BMojo(nn.Module):
@@ -92,8 +31,8 @@ class BMojo(nn.Module):
     \operatorname{softmax}_j\!\big(q_t^\top k_j / \sqrt{d}\big)\, v_j \; + \; f_t$$
 
     with the window $\mathcal W_t = (t-w, t]$ of tokens, $\mathcal F_t = (t-2w, t-w]$ of fading tokens, the
-    eidetic set $\mathcal M_c$ of the `m` most surprising tokens that have left the window, fixed during a chunk,
-    and retrieved keys $\mathcal R$. Full pass, any chunking and single steps give the same.
+    eidetic set $\mathcal M_c$ of the `m` most surprising tokens that have left the window, fixed during a
+    chunk, and retrieved keys $\mathcal R$. Full pass, any chunking and single steps give the same.
 
     Parameters
     ----------
@@ -120,34 +59,47 @@ class BMojo(nn.Module):
     def __init__(self, config: BMojoConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.d_model
-        heads, groups, head_dim = config.heads, cast(int, config.kv_heads), cast(int, config.head_dim)
+        # The configuration has filled in what was left out.
+        self.groups, self.head_dim = cast(int, config.kv_heads), cast(int, config.head_dim)
         self.mixer: Mixer | None = None
         if config.mixer != "none":
-            self.mixer = make_mixer(config.mixer, d_model=width, heads=heads, state_size=config.state_size)
+            self.mixer = make_mixer(
+                config.mixer, d_model=config.d_model, heads=config.heads, state_size=config.state_size
+            )
         self.dropout = nn.Dropout(config.dropout)
-        self._last_prediction_loss: Tensor | None = None
-        if config.window == 0:
-            return
-        self.widths = [heads * head_dim, groups * head_dim, groups * head_dim]
+        self._prediction_loss: Tensor | None = None
+        rotary = "own" if config.rotary else "none"
+        self.positions = Positions(rotary, config.window)
+        self.far_positions = Positions(config.eidetic_position if config.rotary else "none", config.window)
+        if config.window:
+            self._make_attention()
+        if config.eidetic:
+            self._make_eidetic()
+
+    def _make_attention(self) -> None:
+        config, width = self.config, self.config.d_model
+        self.widths = [config.heads * self.head_dim, self.groups * self.head_dim, self.groups * self.head_dim]
         if config.short_conv:
             self.short_conv = CausalConv(width, config.short_conv)
         self.in_proj = nn.Linear(width, sum(self.widths), bias=False)
         if self.mixer is not None and not config.tie_projections:
             self.fading_proj = nn.Linear(width, sum(self.widths), bias=False)
-        self.out_proj = nn.Linear(heads * head_dim, width, bias=False)
+        self.out_proj = nn.Linear(config.heads * self.head_dim, width, bias=False)
         if config.qk_norm:
-            self.query_norm, self.key_norm = nn.RMSNorm(head_dim, eps=1e-6), nn.RMSNorm(head_dim, eps=1e-6)
-        if config.eidetic:
-            self.predictor = PREDICTORS[config.predictor](width)
-            if config.eidetic_norm:
-                self.eidetic_query_norm = nn.RMSNorm(head_dim, eps=1e-6)
-                self.eidetic_key_norm = nn.RMSNorm(head_dim, eps=1e-6)
-                self.eidetic_gain = nn.Parameter(torch.ones(heads))
-            if config.write_gate:
-                self.gate = nn.Linear(width, 1)
-                nn.init.zeros_(self.gate.weight)
-                nn.init.constant_(self.gate.bias, 3.0)
+            self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+            self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+
+    def _make_eidetic(self) -> None:
+        config = self.config
+        self.predictor = PREDICTORS[config.predictor](config.d_model)
+        if config.eidetic_norm:
+            self.eidetic_query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+            self.eidetic_key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+            self.eidetic_gain = nn.Parameter(torch.ones(config.heads))
+        if config.write_gate:
+            self.gate = nn.Linear(config.d_model, 1)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, 3.0)
 
     def init_state(self, batch: int, *, eidetic: int | None = None) -> BMojoState:
         """The state before the first token.
@@ -165,20 +117,22 @@ class BMojo(nn.Module):
         ValueError
             If places are asked for in a layer without an eidetic set, or none in one that has it.
         """
-        places = self.config.eidetic if eidetic is None else eidetic
-        if (places > 0) != (self.config.eidetic > 0) or places < 0:
+        config = self.config
+        places = config.eidetic if eidetic is None else eidetic
+        if (places > 0) != (config.eidetic > 0) or places < 0:
             raise ValueError(
-                f"init_state: eidetic={eidetic} came; a layer made with eidetic={self.config.eidetic} takes "
-                + ("at least 1 place." if self.config.eidetic else "none.")
+                f"init_state: eidetic={eidetic} came; a layer made with eidetic={config.eidetic} takes "
+                + ("at least 1 place." if config.eidetic else "none.")
             )
         weight = next(self.parameters())
-        config, groups, head_dim = self.config, cast(int, self.config.kv_heads), cast(int, self.config.head_dim)
 
         def zeros(*shape: int, dtype: torch.dtype = weight.dtype) -> Tensor:
             return torch.zeros(batch, *shape, dtype=dtype, device=weight.device)
 
         def ring(length: int) -> KeyValueRing:
-            return KeyValueRing(zeros(length, groups, head_dim), zeros(length, groups, head_dim))
+            return KeyValueRing(
+                zeros(length, self.groups, self.head_dim), zeros(length, self.groups, self.head_dim)
+            )
 
         remembered = config.window if places else 0
         return BMojoState(
@@ -196,9 +150,17 @@ class BMojo(nn.Module):
             eidetic_gate=zeros(places if config.write_gate else 0),
         )
 
+    @overload
+    def forward(
+        self, u: Tensor, state: None = None, *, retrieved: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self, u: Tensor, state: BMojoState, *, retrieved: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, BMojoState]: ...
     def forward(
         self, u: Tensor, state: BMojoState | None = None, *, retrieved: tuple[Tensor, Tensor] | None = None
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, BMojoState]:
         """Outputs for tokens; with the new state where one came in.
 
         Parameters
@@ -219,130 +181,69 @@ class BMojo(nn.Module):
         ValueError
             If a shape does not fit the configuration.
         """
-        trace, new_state = self._run(u, self.init_state(len(u)) if state is None else state, retrieved)
+        trace, new_state, self._prediction_loss = self._run(u, state, retrieved)
         return trace.output if state is None else (trace.output, new_state)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def step(
         self, u_t: Tensor, state: BMojoState, *, retrieved: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, BMojoState]:
         """One token (B, D) from a state: its output (B, D), and the state after it."""
-        output, state = self.forward(u_t.unsqueeze(1), state, retrieved=retrieved)
+        output, state = self(u_t.unsqueeze(1), state, retrieved=retrieved)
         return output.squeeze(1), state
 
     @torch.no_grad()
     def trace(self, u: Tensor, *, retrieved: tuple[Tensor, Tensor] | None = None) -> BMojoTrace:
         """What the layer does along tokens (B, T, D): scores, sets, and where attention goes."""
-        return self._run(u, self.init_state(len(u)), retrieved)[0]
+        return self._run(u, None, retrieved)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or a file takes the layer, not the graph of its last pass (which cannot be copied).
+        return self.__dict__ | {"_prediction_loss": None}
 
     def _run(
-        self, u: Tensor, state: BMojoState, retrieved: tuple[Tensor, Tensor] | None
-    ) -> tuple[BMojoTrace, BMojoState]:
+        self, u: Tensor, state: BMojoState | None, retrieved: tuple[Tensor, Tensor] | None
+    ) -> tuple[BMojoTrace, BMojoState, Tensor | None]:
         config = self.config
         if u.ndim != 3 or u.shape[-1] != config.d_model or u.shape[1] == 0:
-            raise ValueError(f"BMojo: tokens of shape {tuple(u.shape)} came; (B, T >= 1, {config.d_model}) is needed.")
+            raise ValueError(
+                f"BMojo: tokens of shape {tuple(u.shape)} came; (B, T >= 1, {config.d_model}) is needed."
+            )
+        state = self.init_state(len(u)) if state is None else state
         if len(state.eidetic_index) != len(u):
-            raise ValueError(f"BMojo: a state for {len(state.eidetic_index)} sequences came with {len(u)} sequences.")
-        fading, mixer_state = torch.zeros_like(u), state.mixer
+            raise ValueError(
+                f"BMojo: a state for {len(state.eidetic_index)} sequences came with {len(u)} sequences."
+            )
+        if config.window == 0 and retrieved is not None:
+            raise ValueError("BMojo: window=0 is the bare mixer, without attention to read `retrieved` with.")
+        fading, mixer = torch.zeros_like(u), state.mixer
         if self.mixer is not None:
-            fading, mixer_state = self.mixer(u, state.mixer)
-        parts: dict[str, Any] = {"mixer": mixer_state, "position": state.position + u.shape[1]}
-        batch, length = u.shape[:2]
-        if config.window == 0:
-            nothing = u.new_zeros(batch, config.heads, length, 0)
-            trace = BMojoTrace(self.dropout(fading), fading, u.new_zeros(batch, length), _no_index(u), (), nothing)
-            return trace, replace(state, **parts)
-        attention, mass, names, scores, index, rest = self._attention(u, fading, state, retrieved)
-        output = self.out_proj(attention.flatten(-2))
+            fading, mixer = self.mixer(u, state.mixer)
+        judged = self._judge(u, state) if config.eidetic else None
+        updates: dict[str, Any] = {"position": state.position + u.shape[1], "mixer": mixer}
+        if config.window:
+            output, mass, names, rings = self._attention(u, fading, state, judged, retrieved)
+            updates |= rings
+        else:
+            output, mass, names = torch.zeros_like(u), u.new_zeros(len(u), u.shape[1], config.heads, 0), ()
         if config.fading_readout == "add":
             output = output + fading
-        trace = BMojoTrace(self.dropout(output), fading, scores, index, names, mass.transpose(1, 2))
-        return trace, BMojoState(**parts, **rest)
-
-    def _attention(
-        self, u: Tensor, fading: Tensor, state: BMojoState, retrieved: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, tuple[str, ...], Tensor, Tensor, dict[str, Any]]:
-        config, window = self.config, self.config.window
-        grid = _Grid(state.position, u.shape[1], cast(int, config.chunk), u.device)
-        tokens, conv_tail = u, state.conv_tail
-        if config.short_conv:
-            tokens, conv_tail = self.short_conv(u, state.conv_tail)
-        queries, keys, values = self._project(self.in_proj, tokens)
-        recent = state.window.extended(keys, values)
-        faded, fading_queries = state.fading, queries
-        if self.mixer is not None:
-            projection = self.in_proj if config.tie_projections else self.fading_proj
-            _, fading_keys, fading_values = self._project(projection, fading)
-            fading_queries = queries if config.tie_projections else self._project(projection, tokens)[0]
-            faded = state.fading.extended(fading_keys, fading_values)
-
-        at = torch.arange(u.shape[1], device=u.device) + state.position
-        own = self._turned(queries, at, "own", query=True)
-        segments = [self._near(grid, "window", recent, own, window - 1, window, position="own")]
-        far = config.eidetic_position
-        if self.mixer is not None:
-            if not config.tie_projections or far != "own":
-                fading_queries = self._turned(fading_queries, at, far, query=True)
-            else:
-                fading_queries = own
-            segments.append(self._near(grid, "fading", faded, fading_queries, 2 * window - 1, window, position=far))
-        scores, index, rest = u.new_zeros(u.shape[:2]), _no_index(u), {}
-        if config.eidetic:
-            segment, scores, index, rest = self._eidetic(grid, u, queries, recent, state)
-            segments.append(segment)
-        if retrieved is not None:
-            segments.append(self._retrieved(grid, queries, retrieved))
-        out, mass = attend(segments, scale=cast(int, config.head_dim) ** -0.5)
-        rest = {
-            "predictor_tail": state.predictor_tail,
-            "window_priority": state.window_priority,
-            "window_gate": state.window_gate,
-            "eidetic": state.eidetic,
-            "eidetic_index": state.eidetic_index,
-            "eidetic_priority": state.eidetic_priority,
-            "eidetic_gate": state.eidetic_gate,
-        } | rest
-        rest |= {"conv_tail": conv_tail, "window": recent.latest(window), "fading": faded.latest(state.fading.keys.shape[1])}
-        names = tuple(segment.name for segment in segments)
-        return grid.join(out), grid.join(mass), names, scores, index, rest
-
-    def _project(self, projection: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, T, H, d), keys and values (B, T, G, d), normed where the configuration says so."""
-        head_dim = cast(int, self.config.head_dim)
-        queries, keys, values = (
-            part.unflatten(-1, (-1, head_dim)) for part in projection(x).split(self.widths, dim=-1)
+        no_index = torch.empty(len(u), 0, 0, dtype=torch.int64, device=u.device)
+        trace = BMojoTrace(
+            self.dropout(output),
+            fading,
+            u.new_zeros(u.shape[:2]) if judged is None else judged.scores,
+            no_index if judged is None else judged.index,
+            names,
+            mass.transpose(1, 2),
         )
-        if self.config.qk_norm:
-            queries, keys = self.query_norm(queries), self.key_norm(keys)
-        return queries, keys, values
+        return trace, replace(state, **updates), None if judged is None else judged.loss
 
-    def _turned(self, x: Tensor, at: Tensor, position: str, *, query: bool) -> Tensor:
-        """Queries or keys turned to their positions: their own, the window's edge (a distance of `w`), or none."""
-        if not self.config.rotary or position == "none":
-            return x
-        if position == "edge":
-            return rotate(x, torch.full_like(at, self.config.window)) if query else x
-        return rotate(x, at)
-
-    def _near(
-        self, grid: _Grid, name: str, ring: KeyValueRing, queries: Tensor, oldest: int, window: int, *, position: str
-    ) -> Segment:
-        """Segment of consecutive positions, `oldest` to `oldest - window + 1` back from each query."""
-        pooled = ring.keys.shape[1]
-        positions = torch.arange(pooled, device=grid.device) + (grid.position + grid.length - pooled)
-        turned = self._turned(ring.keys, positions, position, query=False)
-        key_at = grid.keys(oldest, window)
-        rows = (key_at - positions[0]).clamp(0, pooled - 1)
-        back = grid.queries().unsqueeze(-1) - key_at.unsqueeze(1)
-        visible = (back <= oldest) & (back > oldest - window) & (key_at >= 0).unsqueeze(1)
-        keys, values = (x.index_select(1, rows.flatten()).unflatten(1, rows.shape) for x in (turned, ring.values))
-        return Segment(name, grid.cut(queries), keys, values, visible.unsqueeze(0))
-
-    def _eidetic(
-        self, grid: _Grid, u: Tensor, queries: Tensor, recent: KeyValueRing, state: BMojoState
-    ) -> tuple[Segment, Tensor, Tensor, dict[str, Any]]:
-        config, window = self.config, self.config.window
+    def _judge(self, u: Tensor, state: BMojoState) -> Judged:
+        config = self.config
         scores, loss, predictor_tail = self.predictor(u, state.predictor_tail)
-        self._last_prediction_loss = loss
         gate = None
         if config.write_gate:
             log_gate = F.logsigmoid(self.gate(u).squeeze(-1))
@@ -358,52 +259,135 @@ class BMojo(nn.Module):
         )
         priority = torch.cat([state.window_priority, priority], dim=1)
         index, kept, kept_priority = advance_set(
-            state.eidetic_index, state.eidetic_priority, priority, position=state.position, window=window, chunk=grid.chunk
+            state.eidetic_index,
+            state.eidetic_priority,
+            priority,
+            position=state.position,
+            window=config.window,
+            chunk=cast(int, config.chunk),
         )
-        pool = KeyValueRing(
-            torch.cat([state.eidetic.keys, recent.keys], dim=1), torch.cat([state.eidetic.values, recent.values], dim=1)
+        return Judged(scores, priority, gate, index, kept, kept_priority, predictor_tail, loss)
+
+    def _attention(
+        self,
+        u: Tensor,
+        fading: Tensor,
+        state: BMojoState,
+        judged: Judged | None,
+        retrieved: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, tuple[str, ...], dict[str, Any]]:
+        """Output, mass (B, T, H, segments) by named segment, and what changes in the state."""
+        config, window = self.config, self.config.window
+        chunks = Chunks.of(
+            position=state.position, length=u.shape[1], chunk=cast(int, config.chunk), device=u.device
         )
+        tokens, conv_tail = u, state.conv_tail
+        if config.short_conv:
+            tokens, conv_tail = self.short_conv(u, state.conv_tail)
+        queries, keys, values = self._project(self.in_proj, tokens)
+        recent = state.window.extended(keys, values)
+        segments = [self._near("window", chunks, queries, recent, window - 1, self.positions)]
+        updates: dict[str, Any] = {"conv_tail": conv_tail, "window": recent.latest(window)}
+        if self.mixer is not None:
+            projection = self.in_proj if config.tie_projections else self.fading_proj
+            _, keys, values = self._project(projection, fading)
+            readers = queries if config.tie_projections else self._project(projection, tokens)[0]
+            faded = state.fading.extended(keys, values)
+            segments.append(self._near("fading", chunks, readers, faded, 2 * window - 1, self.far_positions))
+            updates["fading"] = faded.latest(2 * window)
+        if judged is not None:
+            segment, places = self._eidetic(chunks, queries, recent, judged, state)
+            segments.append(segment)
+            updates |= places
+        if retrieved is not None:
+            segments.append(self._retrieved(chunks, queries, retrieved))
+        out, mass = attend(segments, scale=self.head_dim**-0.5)
+        output = self.out_proj(chunks.join(out).flatten(-2))
+        return output, chunks.join(mass), tuple(segment.name for segment in segments), updates
+
+    def _project(self, projection: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, d), keys and values (B, T, G, d), normed where the configuration says so."""
+        queries, keys, values = (
+            part.unflatten(-1, (-1, self.head_dim)) for part in projection(x).split(self.widths, dim=-1)
+        )
+        if self.config.qk_norm:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        return queries, keys, values
+
+    def _near(
+        self,
+        name: str,
+        chunks: Chunks,
+        queries: Tensor,
+        ring: KeyValueRing,
+        oldest: int,
+        positions: Positions,
+    ) -> Segment:
+        """Segment of `w` consecutive positions, from `oldest` before each query on."""
+        window, pooled = self.config.window, ring.keys.shape[1]
+        first = chunks.position + chunks.length - pooled
+        turned = positions.keys(ring.keys, torch.arange(first, first + pooled, device=queries.device))
+        key_at = chunks.keys(oldest, window)
+        rows = (key_at - first).clamp(0, pooled - 1)
+        back = chunks.queries().unsqueeze(-1) - key_at.unsqueeze(1)
+        visible = (back <= oldest) & (back > oldest - window) & (key_at >= 0).unsqueeze(1)
+        keys, values = (x.index_select(1, rows.flatten()) for x in (turned, ring.values))
+        return Segment(
+            name,
+            chunks.cut(positions.queries(queries, chunks.tokens())),
+            keys.unflatten(1, rows.shape),
+            values.unflatten(1, rows.shape),
+            visible.unsqueeze(0),
+        )
+
+    def _eidetic(
+        self, chunks: Chunks, queries: Tensor, recent: KeyValueRing, judged: Judged, state: BMojoState
+    ) -> tuple[Segment, dict[str, Any]]:
+        """Segment of the kept tokens, and the places after the piece.
+
+        The pool that sets are taken from holds the places first, then the window and the piece.
+        """
+        config, window = self.config, self.config.window
+        pool = state.eidetic.extended(recent.keys, recent.values)
         start = state.position - window
-        rows = pool_rows(index, state.eidetic_index, start)
-        kept_rows = pool_rows(kept.unsqueeze(1), state.eidetic_index, start)
-        keys, values = _take(pool.keys, rows), _take(pool.values, rows)
-        visible = (index.unsqueeze(2) >= 0) & (index.unsqueeze(2) <= grid.queries().unsqueeze(-1) - window)
+        rows = pool_rows(judged.index, state.eidetic_index, start)
+        kept_rows = pool_rows(judged.kept.unsqueeze(1), state.eidetic_index, start)
+        keys, values = pool.take(rows)
         if config.eidetic_norm:
             queries = self.eidetic_query_norm(queries) * self.eidetic_gain.unsqueeze(-1)
             keys = self.eidetic_key_norm(keys)
-        at = torch.arange(u.shape[1], device=u.device) + state.position
-        queries = self._turned(queries, at, config.eidetic_position, query=True)
-        keys = self._turned(keys, index, config.eidetic_position, query=False)
-        bias = None if gate is None else _take(gate, rows)
-        rest = {
-            "predictor_tail": predictor_tail,
-            "window_priority": priority[:, -window:],
-            "eidetic": KeyValueRing(_take(pool.keys, kept_rows).squeeze(1), _take(pool.values, kept_rows).squeeze(1)),
-            "eidetic_index": kept,
-            "eidetic_priority": kept_priority,
+        index = judged.index.unsqueeze(2)
+        segment = Segment(
+            "eidetic",
+            chunks.cut(self.far_positions.queries(queries, chunks.tokens())),
+            self.far_positions.keys(keys, judged.index),
+            values,
+            visible=(index >= 0) & (index <= chunks.queries().unsqueeze(-1) - window),
+            bias=None if judged.log_gate is None else take(judged.log_gate, rows),
+        )
+        updates = {
+            "predictor_tail": judged.predictor_tail,
+            "window_priority": latest(judged.priority, window),
+            "eidetic": KeyValueRing(*(x.squeeze(1) for x in pool.take(kept_rows))),
+            "eidetic_index": judged.kept,
+            "eidetic_priority": judged.kept_priority,
         }
-        if gate is not None:
-            rest |= {"window_gate": gate[:, -window:], "eidetic_gate": _take(gate, kept_rows).squeeze(1)}
-        return Segment("eidetic", grid.cut(queries), keys, values, visible, bias), scores, index, rest
+        if judged.log_gate is not None:
+            updates["window_gate"] = latest(judged.log_gate, window)
+            updates["eidetic_gate"] = take(judged.log_gate, kept_rows).squeeze(1)
+        return segment, updates
 
-    def _retrieved(self, grid: _Grid, queries: Tensor, retrieved: tuple[Tensor, Tensor]) -> Segment:
+    def _retrieved(self, chunks: Chunks, queries: Tensor, retrieved: tuple[Tensor, Tensor]) -> Segment:
         keys, values = retrieved
-        needed = (len(queries), keys.shape[1] if keys.ndim > 1 else 0, self.config.kv_heads, self.config.head_dim)
+        needed = (len(queries), keys.shape[1] if keys.ndim > 1 else 0, self.groups, self.head_dim)
         if keys.shape != needed or values.shape != needed:
             raise ValueError(
                 f"BMojo: retrieved keys {tuple(keys.shape)} and values {tuple(values.shape)} came; both need "
                 f"(B, R, kv_heads, head_dim) = {needed}."
             )
-        visible = torch.ones(1, 1, grid.chunk, needed[1], dtype=torch.bool, device=keys.device)
-        cut = grid.cut(queries)
-        expand = (-1, grid.count, -1, -1, -1)
-        return Segment(
-            "retrieved",
-            cut,
-            keys.unsqueeze(1).expand(expand),
-            values.unsqueeze(1).expand(expand),
-            visible.expand(-1, grid.count, -1, -1),
-        )
+        keys, values = (x.unsqueeze(1).expand(-1, chunks.count, -1, -1, -1) for x in (keys, values))
+        visible = torch.ones(1, chunks.count, chunks.size, needed[1], dtype=torch.bool, device=keys.device)
+        return Segment("retrieved", chunks.cut(queries), keys, values, visible)
 
 
 def prediction_loss(module: nn.Module) -> Tensor:
@@ -432,17 +416,6 @@ def prediction_loss(module: nn.Module) -> Tensor:
     >>> bool(layer.predictor.bias.grad.abs().sum() > 0)
     True
     """
-    losses = [layer._last_prediction_loss for layer in module.modules() if isinstance(layer, BMojo)]
+    losses = [layer._prediction_loss for layer in module.modules() if isinstance(layer, BMojo)]
     found = [loss for loss in losses if loss is not None]
     return torch.stack(found).sum() if found else torch.zeros(())
-
-
-def _take(pool: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, n, m) of a pool (B, L, ...), as (B, n, m, ...)."""
-    batch, length = pool.shape[:2]
-    offset = torch.arange(batch, device=pool.device)[:, None, None] * length
-    return pool.flatten(0, 1).index_select(0, (rows + offset).flatten()).unflatten(0, rows.shape)
-
-
-def _no_index(u: Tensor) -> Tensor:
-    return torch.empty(len(u), 0, 0, dtype=torch.int64, device=u.device)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmojo.convolution import latest
+from bmojo.eidetic.selection import take
 from bmojo.fading import MixerState
 
 __all__ = ["BMojoState", "KeyValueRing"]
@@ -32,8 +34,11 @@ class KeyValueRing:
 
     def latest(self, length: int) -> KeyValueRing:
         """The last `length` positions."""
-        start = self.keys.shape[1] - length
-        return KeyValueRing(self.keys[:, start:], self.values[:, start:])
+        return KeyValueRing(latest(self.keys, length), latest(self.values, length))
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, n, m, kv_heads, head_dim) of the rows (B, n, m)."""
+        return take(self.keys, rows), take(self.values, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,5 +123,11 @@ class BMojoState:
 
         rings = [self.window.keys, self.window.values, self.fading.keys, self.fading.values]
         tails = [self.conv_tail, self.predictor_tail, self.window_priority, self.window_gate]
-        kept = [self.eidetic.keys, self.eidetic.values, self.eidetic_index, self.eidetic_priority, self.eidetic_gate]
+        kept = [
+            self.eidetic.keys,
+            self.eidetic.values,
+            self.eidetic_index,
+            self.eidetic_priority,
+            self.eidetic_gate,
+        ]
         return {"in_context": size(*rings, *tails), "in_state": size(*self.mixer), "eidetic": size(*kept)}

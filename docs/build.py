@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import shutil
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import jupytext
-from sphinx.cmd.build import build_main
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+
+MISSING = """```{note}
+These pages were built without the demo's report, so its pictures are not here. Run `make demo`, then
+`make docs`.
+```
+"""
 
 
 def convert_notebooks(source: Path, target: Path) -> list[Path]:
@@ -25,30 +33,73 @@ def convert_notebooks(source: Path, target: Path) -> list[Path]:
     return made
 
 
+class _Figures(HTMLParser):
+    """Pictures of a report in reading order: heading, alternative text, width, caption, bytes."""
+
+    MARKS: ClassVar = {"strong": "**", "em": "*", "code": "`"}
+
+    def __init__(self, report: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str, str, str, bytes]] = []
+        self._heading = self._text = self._alt = self._width = ""
+        self._image = b""
+        self.feed(report)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            attributes = dict(attrs)
+            self._alt, self._width = attributes["alt"] or "", attributes.get("width") or ""
+            self._image = base64.b64decode((attributes["src"] or "").partition(";base64,")[2])
+        if tag in ("h2", "figcaption"):
+            self._text = ""
+        self._text += self.MARKS.get(tag, "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._text += self.MARKS.get(tag, "")
+        if tag == "h2":
+            self._heading = self._text
+        elif tag == "figcaption":
+            caption = " ".join(self._text.split())
+            self.found.append((self._heading, self._alt, self._width, caption, self._image))
+
+    def handle_data(self, data: str) -> None:
+        self._text += data
+
+
 def collect_demo(source: Path, target: Path) -> list[Path]:
-    """Copy the pictures of the main job's report, and write the part of the page that shows them."""
+    """Take pictures, captions and the report itself over from the main job, and write them as a page."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    pictures = [Path(shutil.copy(path, target)) for path in sorted(source.glob("*.png"))]
-    blocks = [
-        f"```{{figure}} _generated/demo/{picture.name}\n:alt: {_words(picture.stem)}\n:width: 100%\n\n"
-        f"{_words(picture.stem).capitalize()}.\n```\n"
-        for picture in pictures
-    ]
-    missing = (
-        "```{note}\nThese pages were built without the demo's report, so its pictures are not here. Run "
-        "`make demo`, then `make docs`.\n```\n"
-    )
-    (target.parent / "demo.md").write_text("\n".join(blocks) or missing, encoding="utf-8")
-    return pictures
-
-
-def _words(stem: str) -> str:
-    return stem.lstrip("0123456789-_").replace("_", " ").replace("-", " ")
+    page = target.parent / "demo.md"
+    if not (source / "report.html").is_file():
+        page.write_text(MISSING, encoding="utf-8")
+        return []
+    shutil.copy(source / "report.html", target)
+    parts, made, last = ["{download}`The whole report <_generated/demo/report.html>`", ""], [], ""
+    for heading, alt, width, caption, image in _Figures(
+        (source / "report.html").read_text(encoding="utf-8")
+    ).found:
+        made.append(target / f"{len(made) + 1:02d}.png")
+        made[-1].write_bytes(image)
+        parts += [f"## {heading}", ""] if heading != last else []
+        parts += [
+            f"```{{figure}} _generated/demo/{made[-1].name}",
+            f":alt: {alt}",
+            f":width: {width or 700}px",
+            "",
+            caption,
+            "```",
+            "",
+        ]
+        last = heading
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, collect, build; the exit code is Sphinx's."""
+    from sphinx.cmd.build import build_main
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--demo", type=Path, default=ROOT / "out" / "demo", help="folder of the demo's report"

@@ -9,22 +9,20 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NoReturn
 from xml.etree import ElementTree
 
-from docutils import nodes
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx.application import Sphinx
-from sphinx.util import logging
-from sphinx.writers.html5 import HTML5Translator
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
 
-__all__ = ["setup", "to_roles"]
+__all__ = ["pieces", "setup", "to_roles"]
 
-logger = logging.getLogger(__name__)
 ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
 
 BLOCK = re.compile(r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$(?P<rest>.*)$", re.DOTALL | re.MULTILINE)
-INLINE = re.compile(r"(?<![\\$\w])\$(?P<tex>[^$]+?)\$(?P<after>\w?)")
+INLINE = re.compile(r"(?<![\\$\w])\$(?=\S)(?P<tex>[^$]*[^$\s\\])\$(?P<after>\w?)")
 ALIASES = {
     r"\iff": r"\Longleftrightarrow",
     r"\implies": r"\Longrightarrow",
@@ -89,10 +87,14 @@ def _mathml(tex: str, node: nodes.Element, *, as_block: bool) -> str:
     tex = FUNCTION.sub(r"\\\1\\,", tex)
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+    from docutils.utils.math import MathError
+    from docutils.utils.math.latex2mathml import tex2mathml
+    from sphinx.util import logging
+
     try:
         return _with_indices_beside(tex2mathml(tex, as_block=as_block))
     except MathError as error:
-        logger.warning("formula %r: %s", tex, error, location=node)
+        logging.getLogger(__name__).warning("formula %r: %s", tex, error, location=node)
         return f"<code>{html.escape(tex)}</code>"
 
 
@@ -112,7 +114,7 @@ def _with_indices_beside(mathml: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _pieces(tex: str) -> list[str]:
+def pieces(tex: str) -> list[str]:
     """Parts of a displayed line between wide spaces, so that a narrow page can break it there."""
     parts, depth, start = [], 0, 0
     for found in re.finditer(r"\\left|\\right|\\begin|\\end|(?<!\\)[{}]|" + SEPARATOR.pattern, tex):
@@ -129,15 +131,19 @@ def _pieces(tex: str) -> list[str]:
 
 def _visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
     translator.body.append(_mathml(node.astext(), node, as_block=False))
-    raise nodes.SkipNode
+    _skip()
 
 
 def _visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    formulas = "".join(
-        f"<div>{_mathml(piece, node, as_block=True)}</div>" for piece in _pieces(node.astext())
-    )
+    formulas = "".join(f"<div>{_mathml(piece, node, as_block=True)}</div>" for piece in pieces(node.astext()))
     translator.body.append(f'<div class="math-block">{formulas}</div>')
-    raise nodes.SkipNode
+    _skip()
+
+
+def _skip() -> NoReturn:
+    from docutils.nodes import SkipNode
+
+    raise SkipNode
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

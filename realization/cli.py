@@ -173,7 +173,7 @@ def _add_page(command: argparse.ArgumentParser, *, required: bool) -> None:
         help="where the report goes, one file that stands alone",
     )
     command.add_argument(
-        "--keep", type=int, metavar="N", help="how many surprising samples the report keeps (default: 16)"
+        "--keep", type=_count, metavar="N", help="how many surprising samples the report keeps (default: 16)"
     )
 
 
@@ -182,6 +182,12 @@ def _order(text: str) -> int | None:
         return None
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} came; a number of states or `auto` is needed")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} came; a number of samples, 0 or more, is needed")
     return int(text)
 
 
@@ -204,7 +210,7 @@ def _identify(options: argparse.Namespace) -> None:
         fits["inputs alone"] = fit_percent(test.y, model.simulate(test.u, model.estimate_x0(test)))
     text = None
     if options.report:
-        notes = [*found.notes]
+        notes = [_one_line(note) for note in found.notes]
         text = _page(
             options, model, train, test, name=Path(options.file).stem, method=found.method, notes=notes
         )
@@ -276,10 +282,11 @@ def _record(options: argparse.Namespace) -> tuple[IOData, IOData]:
             *zip(record.output_names, record.y.T),
             *zip(record.input_names, record.inputs.T),
         ]:
+            # A constant input is of no use only where the model is learned.
             if np.ptp(values) == 0 and (part == "to learn from" or name in record.output_names):
                 raise DataError(
                     f"column {name!r} is constant over the {record.length} samples {part}: it explains "
-                    "nothing and needs no explaining. Leave it out, or part the record elsewhere with --split."
+                    "nothing and needs no explaining. Leave it out, or part the record elsewhere (--split)."
                 )
     return train, test
 
@@ -312,8 +319,6 @@ def _page(options: argparse.Namespace, model: InnovationsModel, train: IOData, t
 
     _say(f"judging on the last {test.length} samples")
     keep = 16 if options.keep is None else options.keep
-    if keep < 0:
-        raise DataError(f"--keep {keep} came; a number of samples, 0 or more, is needed.")
     footer = f"Made by `realization` {metadata.version('realization')} from `{Path(options.file).name}`."
     return model_report(model, train, test, keep=keep, footer=footer, **about)
 

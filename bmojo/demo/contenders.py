@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -11,12 +12,13 @@ from bmojo.models.language_model import BMojoLM
 from bmojo.tasks.recall import GapRecall
 from bmojo.training.loop import Stage, recall_accuracy, train_recall
 
-__all__ = ["CONTENDERS", "GROWTH_GAPS", "GROWTH_PAIRS", "TASK", "Contender", "Outcome", "compete"]
+__all__ = ["CONTENDERS", "CURRICULUM", "GROWTH_GAPS", "GROWTH_PAIRS", "TASK", "Contender", "Outcome", "compete"]
 
 WIDTH, WINDOW, LAYERS = 64, 8, 2
-TASK = GapRecall(pairs=8, gap=24, queries=16)
+TASK = GapRecall(pairs=8, gap=32, queries=16)
+CURRICULUM = (GapRecall(pairs=2, gap=16, queries=4), GapRecall(pairs=4, gap=24, queries=8), TASK)
 GROWTH_PAIRS = (8, 16, 24, 31)
-GROWTH_GAPS = (24, 96, 384)
+GROWTH_GAPS = (32, 128, 512)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Contender:
         Places `m`.
     rule : str
         What keeps a place.
+    position : str
+        Where fading and eidetic keys are rotated.
     steps, rate
         Training steps and peak learning rate (swept by `benchmarks/bench_gap_recall.py`).
     growth : bool
@@ -46,7 +50,8 @@ class Contender:
     state: int = 4
     eidetic: int = 0
     rule: str = "top"
-    steps: int = 350
+    position: str = "edge"
+    steps: int = 280
     rate: float = 6e-3
     growth: bool = False
 
@@ -60,7 +65,7 @@ class Contender:
             state_size=self.state,
             eidetic=self.eidetic,
             rule=self.rule,
-            eidetic_position="edge",
+            eidetic_position=self.position,
         )
         return {"window": [window], "state": [mixer], "stack": [mixer, window], "bmojo": [whole]}[self.kind] * LAYERS
 
@@ -70,8 +75,8 @@ class Contender:
         return BMojoLM(TASK.vocabulary, self.configs(), mlp_ratio=0.0)
 
 
-# The stack with a large state holds, in state, the bytes of B'MOJO's 16 places; it learns slowly, so it gets
-# twice the steps.
+# The stack with a large state holds in it the bytes of 16 places (33 numbers of 256 bytes are 16 tokens of 528);
+# it learns slowly, so it gets two and a half times the steps.
 CONTENDERS = (
     Contender("stack, state 33", "stack", state=33, steps=700, rate=1e-2, growth=True),
     Contender("B'MOJO, m = 16", "bmojo", eidetic=16, growth=True),
@@ -105,7 +110,7 @@ class Outcome:
     budget : dict
         Accuracy by number of places at inference, as trained otherwise; empty likewise.
     kept : dict
-        `tokens` (T,), `scores` (T,) and `kept` (positions) of one sequence at the last layer but one.
+        `tokens` (T,), `scores` (T,) and `kept` (positions) of one sequence in the first layer.
     """
 
     contender: Contender
@@ -131,12 +136,25 @@ class Outcome:
         return plain
 
 
-def compete(contender: Contender, *, seed: int = 0, on_step=None) -> Outcome:  # noqa: ANN001
-    """Train a contender on the curriculum 2, 4, then 8 pairs, and measure what it remembers."""
+def compete(contender: Contender, *, seed: int = 0, on_step: Callable[[int, float], None] | None = None) -> Outcome:
+    """Train a contender on the curriculum, and measure what it remembers.
+
+    Parameters
+    ----------
+    contender : Contender
+    seed : int
+        Of parameters and data.
+    on_step : callable, optional
+        Called with each step's number and loss.
+
+    Returns
+    -------
+    Outcome
+    """
     model = contender.build(seed)
     part = contender.steps * 2 // 7
-    easy = [GapRecall(pairs=k, gap=TASK.gap, queries=2 * k) for k in (2, 4)]
-    stages = [Stage(easy[0], part), Stage(easy[1], part), Stage(TASK, contender.steps - 2 * part)]
+    steps = (part, part, contender.steps - 2 * part)
+    stages = [Stage(task, count) for task, count in zip(CURRICULUM, steps, strict=True)]
     losses = train_recall(model, stages, seed=seed, rate=contender.rate, on_step=on_step)
     growth, budget = {}, {}
     if contender.growth:
@@ -163,15 +181,9 @@ def compete(contender: Contender, *, seed: int = 0, on_step=None) -> Outcome:  #
     )
 
 
-@torch.no_grad()
 def _kept(model: BMojoLM) -> dict[str, list[float]]:
-    """Scores and kept places of the first layer along one sequence."""
+    """Scores of one sequence in the first layer, and the places that are taken when its last chunk begins."""
     tokens, _, _ = TASK.sample(1, torch.Generator().manual_seed(7))
-    first = model.get_submodule("blocks.0")
-    trace = first.layer.trace(first.norm(model.embedding(tokens)))  # type: ignore[operator, union-attr]
+    trace = model.trace(tokens)[0]
     kept = trace.eidetic_index[0, -1]
-    return {
-        "tokens": tokens[0].tolist(),
-        "scores": trace.scores[0].tolist(),
-        "kept": kept[kept >= 0].tolist(),
-    }
+    return {"tokens": tokens[0].tolist(), "scores": trace.scores[0].tolist(), "kept": kept[kept >= 0].tolist()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bmojo.convolution import depthwise
+from bmojo.convolution import depthwise, latest
 
 __all__ = ["PREDICTORS", "ConvPredictor"]
 
@@ -67,8 +67,7 @@ class ConvPredictor(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.variance.lerp_(squared.mean(dim=(0, 1)), self.momentum)
-        new_tail = torch.cat([tail, u.detach()], dim=1)[:, u.shape[1] :]
-        return score, squared.mean(), new_tail
+        return score, squared.mean(), latest(torch.cat([tail, u.detach()], dim=1), tail.shape[1])
 
 
 PREDICTORS = {"conv": ConvPredictor}

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import bmojo_kernels as bk
 import numpy as np
 import torch
 from scipy.special import chdtri
 from torch import Tensor
 
-__all__ = ["advance_set", "pool_rows", "token_priority"]
+__all__ = ["Judged", "advance_set", "pool_rows", "take", "token_priority"]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a piece's tokens were worth, and the sets that follow from it.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (B, T)
+    priority : Tensor, shape (B, w + T)
+        What the rule ranks by, of the window before the piece and of the piece.
+    log_gate : Tensor, shape (B, m + w + T), or None
+        Of the places, that window, and the piece; where there is a write gate.
+    index : Tensor of int64, shape (B, chunks, m)
+        The set at the start of every chunk.
+    kept, kept_priority : Tensor, shape (B, m)
+        The set that the next piece goes on from.
+    predictor_tail : Tensor, shape (B, taps, D)
+    loss : Tensor, a scalar
+        Mean squared innovation; carries the predictor's gradient.
+    """
+
+    scores: Tensor
+    priority: Tensor
+    log_gate: Tensor | None
+    index: Tensor
+    kept: Tensor
+    kept_priority: Tensor
+    predictor_tail: Tensor
+    loss: Tensor
 
 
 def token_priority(
@@ -74,7 +106,7 @@ def pool_rows(index: Tensor, kept: Tensor, start: int) -> Tensor:
     index : Tensor of int64, shape (B, chunks, m)
         Positions, -1 where empty.
     kept : Tensor of int64, shape (B, m)
-        Positions of the pool's first `m` rows.
+        Positions of the pool's first `m` rows, ascending, empty places last.
     start : int
 
     Returns
@@ -83,5 +115,13 @@ def pool_rows(index: Tensor, kept: Tensor, start: int) -> Tensor:
         Row 0 stands in for an empty place.
     """
     recent = kept.shape[1] + index - start
-    match = (index.unsqueeze(-1) == kept[:, None, None]).long().argmax(-1)
+    ascending = torch.where(kept < 0, torch.iinfo(kept.dtype).max, kept)
+    match = torch.searchsorted(ascending, index.flatten(1)).view_as(index)
     return torch.where(index >= start, recent, match).clamp_min(0)
+
+
+def take(pool: Tensor, rows: Tensor) -> Tensor:
+    """Rows (B, n, m) of a pool (B, L, ...), as (B, n, m, ...)."""
+    batch, length = pool.shape[:2]
+    offset = torch.arange(batch, device=pool.device)[:, None, None] * length
+    return pool.flatten(0, 1).index_select(0, (rows + offset).flatten()).unflatten(0, rows.shape)

@@ -45,7 +45,7 @@ def lti_states(A: Tensor, drive: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
     while reach < x.shape[1]:
         x = x + F.pad(x[:, :-reach] @ power, (0, 0, reach, 0))
         power, reach = power @ power, 2 * reach
-    return x[:, :-1], x[:, -1]
+    return x[:, :-1], x[:, -1].clone()
 
 
 class LTI(nn.Module):

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bmojo.config import BMojoConfig
-from bmojo.layer import BMojo
+from bmojo.layer import BMojo, BMojoTrace
 from bmojo.state import BMojoState
 
 __all__ = ["BMojoLM", "LMState"]
@@ -85,6 +86,15 @@ class BMojoLM(nn.Module):
         hidden, new_state = self.hidden(tokens, self.init_state(len(tokens)) if state is None else state)
         logits = self.readout(hidden)
         return logits if state is None else (logits, new_state)
+
+    @torch.no_grad()
+    def trace(self, tokens: Tensor) -> list[BMojoTrace]:
+        """What each layer does along tokens (B, T): scores, sets, and where attention goes."""
+        x, traces = self.embedding(tokens), []
+        for block in self._blocks():
+            traces.append(block.layer.trace(block.norm(x)))
+            x, _ = block(x, block.layer.init_state(len(tokens)))
+        return traces
 
     def hidden(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """Normed hidden states (B, T, D) before the read-out, and the new state."""

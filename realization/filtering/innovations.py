@@ -32,6 +32,15 @@ class Innovations:
         $s_t = e_t^\top R_e^{-1} e_t$.
     x0 : ndarray, shape (n,)
         State at the first sample.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.filtering import innovations
+    >>> model = rz.InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]], K=[[0.5]])
+    >>> found = innovations(model, [0.0, 0.0, 2.0], x0=[0.0])
+    >>> found.normalized_squared, found.code_length.round(3)
+    (array([0., 0., 4.]), array([1.326, 1.326, 4.211]))
     """
 
     e: Array
@@ -51,7 +60,13 @@ class Innovations:
         return 0.5 * (log_det + self.normalized_squared) / np.log(2)
 
     def threshold(self, alpha: float = 0.01) -> float:
-        r"""Value that $s_t$ exceeds with probability `alpha` if the model is right."""
+        r"""Value that $s_t$ exceeds with probability `alpha` if the model is right.
+
+        Parameters
+        ----------
+        alpha : float
+            In (0, 1).
+        """
         return chi_squared_quantile(alpha, self.e.shape[1])
 
 
@@ -75,6 +90,14 @@ class WhitenessTest:
         Correlations of $e_t$ with $u_{t-k}$.
     cross_statistic, cross_p_value : float or None
         The same question put to the cross correlations together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from realization.filtering import whiteness_test
+    >>> test = whiteness_test(np.random.default_rng(0).standard_normal((400, 2)), lags=5)
+    >>> test.degrees, round(test.bound, 3), test.autocorrelations.shape
+    (20, 0.129, (6, 2, 2))
     """
 
     statistic: float
@@ -196,7 +219,9 @@ def whiteness_test(
     length, p = e.shape
     lags = min(20, length // 4) if lags is None else lags
     if lags < 1 or length <= lags + p:
-        raise ExcitationError(f"whiteness_test: {length} samples came; {lags} lags need more than {lags + p}.")
+        raise ExcitationError(
+            f"whiteness_test: {length} samples came; {lags} lags need more than {lags + p}."
+        )
     scale = np.sqrt((e**2).mean(axis=0))
     if not (scale > 0).all():
         raise DataError(f"whiteness_test: column {int(np.argmin(scale))} of e is constant; drop it.")
@@ -209,7 +234,7 @@ def whiteness_test(
     rho = np.stack([(e[k:] / scale).T @ (e[: length - k] / scale) / length for k in range(lags + 1)])
     tail, quantile = _tail_and_quantile(statistic, p * p * lags, alpha)
     cross = (None, None, None) if u is None else _cross_test(white, e / scale, _centred(u, "u"), lags)
-    return WhitenessTest(statistic, tail, p * p * lags, rho, quantile / np.sqrt(length), alpha, *cross)
+    return WhitenessTest(statistic, tail, p * p * lags, rho, quantile / length**0.5, alpha, *cross)
 
 
 def chi_squared_quantile(alpha: float, degrees: int) -> float:
@@ -225,7 +250,7 @@ def _tail_and_quantile(statistic: float, degrees: int, alpha: float) -> tuple[fl
     """Chance of a larger chi-squared value, and the two-sided normal bound at level `alpha`."""
     from scipy.special import chdtrc
 
-    return float(chdtrc(degrees, statistic)), float(np.sqrt(chi_squared_quantile(alpha, 1)))
+    return float(chdtrc(degrees, statistic)), chi_squared_quantile(alpha, 1) ** 0.5
 
 
 def _cross_test(white: Array, e: Array, u: Array, lags: int) -> tuple[Array, float, float]:

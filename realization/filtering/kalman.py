@@ -38,6 +38,15 @@ class KalmanResult:
         $\hat x_{T|T-1}$, from which the next record goes on.
     transient : int
         Samples until the covariance stood still to rounding; from there on the gain is constant.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.filtering import kalman_filter
+    >>> model = rz.InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]], K=[[0.5]])
+    >>> result = kalman_filter(model, np.ones(20))
+    >>> result.states.shape, result.covariances.shape
+    ((20, 1), (20, 1, 1))
     """
 
     states: Array
@@ -231,32 +240,52 @@ def _transient(
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Filter until the covariance stands still, in blocks so that memory follows the transient's length."""
     parts = []
-    size, begin, initial = 64, 0, float(np.trace(P))
+    size, begin, initial, settled = 64, 0, float(np.trace(P)), False
     while True:
         stop = min(begin + size, len(direct))
-        *part, x, P, gain, settled = _filter_block(
-            A, K, C, R, P, x, np.ascontiguousarray(drive[begin:stop]), np.ascontiguousarray(direct[begin:stop]), initial
+        *part, x, P, gain, settled, finished = _filter_block(
+            A,
+            K,
+            C,
+            R,
+            P,
+            x,
+            np.ascontiguousarray(drive[begin:stop]),
+            np.ascontiguousarray(direct[begin:stop]),
+            initial,
+            settled,
         )
         parts.append(part)
         begin += len(part[0])
         size *= 2
-        if settled or begin >= len(direct):
+        if finished or begin >= len(direct):
             break
-    states, innovations, covariances, innovation_covariances = (np.concatenate(column) for column in zip(*parts))
+    states, innovations, covariances, innovation_covariances = (
+        np.concatenate(column) for column in zip(*parts)
+    )
     return states, innovations, covariances, innovation_covariances, gain, x
 
 
 @numba.njit(cache=True)
 def _filter_block(
-    A: Array, K: Array, C: Array, R: Array, P: Array, x: Array, drive: Array, direct: Array, initial: float
-) -> tuple[Array, Array, Array, Array, Array, Array, Array, bool]:
+    A: Array,
+    K: Array,
+    C: Array,
+    R: Array,
+    P: Array,
+    x: Array,
+    drive: Array,
+    direct: Array,
+    initial: float,
+    settled: bool,
+) -> tuple[Array, Array, Array, Array, Array, Array, Array, bool, bool]:
     length, n = drive.shape
     p = len(C)
     F = A - K @ C
     states, innovations = np.empty((length, n)), np.empty((length, p))
     covariances, innovation_covariances = np.empty((length, n, n)), np.empty((length, p, p))
     gain = K.copy()
-    settled = False
+    finished = False
     done = length
     transposed = np.ascontiguousarray(C.T)
     F_transposed = np.ascontiguousarray(F.T)
@@ -278,13 +307,15 @@ def _filter_block(
         inner = kept @ P @ np.ascontiguousarray(kept.T) + L @ R @ np.ascontiguousarray(L.T)
         following = F @ inner @ F_transposed
         following = 0.5 * (following + following.T)
+        if settled:
+            finished = True
+            done = t + 1
+            break
         change = np.abs(following - P).max() if n else 0.0
         size = np.abs(following).max() if n else 0.0
         P = following
-        if np.trace(P) <= 1e-18 * initial or change <= 1e-16 * size:
-            settled = True
-            done = t + 1
-            break
+        # The gain that stays is the one that the settled covariance gives, at the next sample.
+        settled = np.trace(P) <= 1e-18 * initial or change <= 1e-16 * size
     return (
         states[:done],
         innovations[:done],
@@ -294,4 +325,5 @@ def _filter_block(
         P,
         gain,
         settled,
+        finished,
     )

@@ -37,6 +37,16 @@ class Reconstruction:
         $\sum_t (e_t - \hat e_t)^\top R_e^{-1} (e_t - \hat e_t)$, what was forgotten; it never grows when more is kept.
     floats : int
         Numbers stored: two states, and for each kept sample its innovation and its position.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.filtering import reconstruct, select_innovations
+    >>> model = rz.InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]], K=[[0.5]])
+    >>> y = np.array([0.0, 0.0, 5.0, 2.5, 1.25])
+    >>> rebuilt = reconstruct(model, y, select_innovations(model, y, budget=1, x0=[0.0]))
+    >>> rebuilt.y[:, 0].round(3), rebuilt.floats
+    (array([0.  , 0.  , 5.  , 2.5 , 1.25]), 4)
     """
 
     y: Array
@@ -59,6 +69,14 @@ class ReconstructionCurve:
         Normalized squared error of the innovations.
     floats : ndarray of int, shape (N,)
         Numbers stored.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.filtering import reconstruction_curve
+    >>> model = rz.InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]], K=[[0.5]])
+    >>> reconstruction_curve(model, np.sin(np.arange(30.0)), [0, 4, 30]).budget
+    array([ 0,  4, 30])
     """
 
     budget: NDArray[np.int64]
@@ -128,7 +146,9 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
         e[missing] = estimate @ factor.T
     y = model.simulate(record.inputs, selection.x0, e=e)
     if not np.isfinite(y).all():
-        raise UnstableError("reconstruct: the model's response overflows over this record; use a shorter one.")
+        raise UnstableError(
+            "reconstruct: the model's response overflows over this record; use a shorter one."
+        )
     lost = np.linalg.solve(cholesky_of(model.Re, "reconstruct"), (selection.e - e).T)
     floats = 2 * model.n_states + len(selection.index) * (model.n_outputs + 1)
     return Reconstruction(y, _fit(record.y, y), e, float((lost**2).sum()), floats)
@@ -191,7 +211,9 @@ def _reach(model: InnovationsModel, length: int) -> Array:
     for j in range(model.n_outputs):
         reach[::-1, :, j], _ = lti_scan(model.A, np.zeros((model.n_states, 0)), nothing, model.K[:, j])
     if not np.isfinite(reach).all():
-        raise UnstableError("reconstruct: the model's response overflows over this record; use a shorter one.")
+        raise UnstableError(
+            "reconstruct: the model's response overflows over this record; use a shorter one."
+        )
     return reach
 
 

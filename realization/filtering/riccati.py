@@ -33,6 +33,13 @@ class DareSolution:
         Eigenvalues of `A - K C`, largest modulus first.
     residual : float
         Frobenius norm of the equation's two sides' difference, over that of its largest term.
+
+    Examples
+    --------
+    >>> from realization.filtering import dare
+    >>> solution = dare([[0.5]], [[1.0]], Q=[[0.75]], R=[[0.0]])
+    >>> solution.K.round(6), bool(solution.residual < 1e-12)
+    (array([[0.5]]), True)
     """
 
     P: Array
@@ -87,7 +94,7 @@ def dare(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | 
     >>> from realization.filtering import dare
     >>> solution = dare([[1.0]], [[1.0]], Q=[[1.0]], R=[[1.0]])
     >>> round(float(solution.P[0, 0]), 12), round(float(solution.K[0, 0]), 12)
-    (1.618033988750, 0.618033988750)
+    (1.61803398875, 0.61803398875)
     """
     A, C, Q, R, S = _checked(A, C, Q, R, S)
     if len(A) == 0:
@@ -167,7 +174,9 @@ def _checked(
 ) -> tuple[Array, Array, Array, Array, Array]:
     A, C, Q, R = (np.asarray(matrix, dtype=float) for matrix in (A, C, Q, R))
     if A.ndim != 2 or C.ndim != 2:
-        raise ShapeError(f"dare: A {A.shape} and C {C.shape} came; two matrices (n, n) and (p, n) are needed.")
+        raise ShapeError(
+            f"dare: A {A.shape} and C {C.shape} came; two matrices (n, n) and (p, n) are needed."
+        )
     n, p = len(A), len(C)
     S = np.zeros((n, p)) if S is None else np.asarray(S, dtype=float)
     needed = {"A": (A, (n, n)), "C": (C, (p, n)), "Q": (Q, (n, n)), "R": (R, (p, p)), "S": (S, (n, p))}

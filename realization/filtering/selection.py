@@ -40,6 +40,15 @@ class Selection:
     rule : str
     budget, window, chunk : int
         As they were asked for.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.filtering import select_innovations
+    >>> model = rz.InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]], K=[[0.5]])
+    >>> chosen = select_innovations(model, [0.1, 4.0, 2.0, 1.0], budget=1, x0=[0.0])
+    >>> chosen.index, chosen.kept, chosen.history[:, 0]
+    (array([1]), array([False,  True, False, False]), array([-1,  0,  1,  1]))
     """
 
     index: NDArray[np.int64]
@@ -158,11 +167,15 @@ def select_innovations(
     """
     record = model._record(data)
     if rule not in get_args(Rule):
-        raise DataError(f"select_innovations: rule={rule!r} came; one of {', '.join(get_args(Rule))} is needed.")
+        raise DataError(
+            f"select_innovations: rule={rule!r} came; one of {', '.join(get_args(Rule))} is needed."
+        )
     if budget < 0:
         raise DataError(f"select_innovations: budget={budget} came; it cannot be negative.")
     if not 1 <= chunk <= window:
-        raise DataError(f"select_innovations: chunk={chunk}, window={window} came; 1 <= chunk <= window is needed.")
+        raise DataError(
+            f"select_innovations: chunk={chunk}, window={window} came; 1 <= chunk <= window is needed."
+        )
     found = innovations(model, record, x0=x0)
     values = _scores(found, record, model, rule, scores)
     limit = found.threshold(alpha) if rule == "threshold" else None
@@ -198,7 +211,9 @@ def _scores(
         raise DataError("select_innovations: rule='oracle' needs scores of shape (T,).")
     values = np.asarray(scores, dtype=float)
     if values.shape != (record.length,):
-        raise ShapeError(f"select_innovations: scores has shape {values.shape}; ({record.length},) is needed.")
+        raise ShapeError(
+            f"select_innovations: scores has shape {values.shape}; ({record.length},) is needed."
+        )
     if not np.isfinite(values).all():
         raise DataError("select_innovations: scores has values that are NaN or infinite.")
     return values

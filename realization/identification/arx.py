@@ -33,6 +33,16 @@ class ArxResult:
         Lags of the outputs, taps of the inputs, and the inputs' delay in samples.
     criterion : ndarray, shape (max_order,)
         Value of the selection criterion at `na = nb = 1, 2, ...`; empty where the orders were given.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import arx
+    >>> u = np.random.default_rng(0).standard_normal(200)
+    >>> data = rz.IOData(rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u), u)
+    >>> result = arx(data)
+    >>> result.na, result.nb, result.model.n_states
+    (1, 1, 1)
     """
 
     model: InnovationsModel
@@ -115,7 +125,7 @@ def arx(
 
 def fit_arx(scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0) -> Realization:
     """Least squares (with a ridge on lagged terms where asked), realized in block observer form."""
-    start = max(na, nk + nb - 1)
+    start = max(na, nk + nb - 1 if nb else 0)
     regressors = _regressors(scaled, na, nb, nk, start)
     target = scaled.y[start:]
     if len(target) <= regressors.shape[1] + 1 and ridge == 0:
@@ -136,7 +146,10 @@ def order_criterion(scaled: Scaling, highest: int, nk: int, select: Selection) -
     start = highest + nk
     blocks = [np.ones((length - start, 1))]
     for lag in range(1, highest + 1):
-        blocks += [scaled.y[start - lag : length - lag], scaled.u[start - lag - nk + 1 : length - lag - nk + 1]]
+        blocks += [
+            scaled.y[start - lag : length - lag],
+            scaled.u[start - lag - nk + 1 : length - lag - nk + 1],
+        ]
     stacked = np.hstack([*blocks, scaled.y[start:]])
     count = len(stacked)
     if count <= stacked.shape[1]:
@@ -171,13 +184,15 @@ def _regressors(scaled: Scaling, na: int, nb: int, nk: int, start: int) -> Array
 
 def _observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, constant: Array) -> Realization:
     p, m = len(theta), scaled.u.shape[1]
-    lags = max(na, nk + nb - 1)
+    lags = max(na, nk + nb - 1 if nb else 0)
     autoregressive = np.zeros((lags, p, p))
     autoregressive[:na] = theta[:, : na * p].reshape(p, na, p).transpose(1, 0, 2)
     taps = np.zeros((lags + 1, p, m))
-    taps[nk : nk + nb] = theta[:, na * p :].reshape(p, nb, m).transpose(1, 0, 2)
+    if nb:
+        taps[nk : nk + nb] = theta[:, na * p :].reshape(p, nb, m).transpose(1, 0, 2)
     A = np.eye(lags * p, k=p)
-    A[:, :p] = autoregressive.reshape(lags * p, p)
+    if lags:
+        A[:, :p] = autoregressive.reshape(lags * p, p)
     C = np.eye(p, lags * p)
     K = autoregressive.reshape(lags * p, p)
     B = taps[1:].reshape(lags * p, m) + K @ taps[0]

@@ -141,7 +141,11 @@ def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[
     # Few samples for many channels: least squares needs a ridge, and no dynamics at all may be the best guess.
     if longest < 8:
         shrunk = [(k, ridge) for k in (1, 2, 3) for ridge in (1e-3, 1e-2, 1e-1, 1.0)]
-        found += [Recipe("arx", k, "prediction", delay=delays[-1], ridge=ridge) for k, ridge in shrunk if k < length // 4]
+        found += [
+            Recipe("arx", k, "prediction", delay=delays[-1], ridge=ridge)
+            for k, ridge in shrunk
+            if k < length // 4
+        ]
         found.append(Recipe("static", 0))
     return found
 

@@ -35,7 +35,10 @@ class Scaling(NamedTuple):
 def scale(data: IOData, caller: str) -> Scaling:
     """Take off the means and bring each column to unit variance, so that units do not decide the conditioning."""
     parts = []
-    for values, names, kind in ((data.inputs, data.input_names, "input"), (data.y, data.output_names, "output")):
+    for values, names, kind in (
+        (data.inputs, data.input_names, "input"),
+        (data.y, data.output_names, "output"),
+    ):
         mean = values.mean(axis=0)
         deviation = values.std(axis=0)
         for column in np.flatnonzero(deviation <= 1e-13 * np.abs(values).max(axis=0, initial=0.0)):

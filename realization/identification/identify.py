@@ -17,7 +17,14 @@ from realization.errors import (
     RealizationError,
     StabilityWarning,
 )
-from realization.identification.candidates import Recipe, Stretch, average, recipes, supported, with_noise_model
+from realization.identification.candidates import (
+    Recipe,
+    Stretch,
+    average,
+    recipes,
+    supported,
+    with_noise_model,
+)
 from realization.identification.factorization import Scaling, scale
 from realization.identification.realization import Realization, fits, part, unscaled
 from realization.identification.reduction import shortest
@@ -32,6 +39,10 @@ Array = NDArray[np.float64]
 FEWEST_SAMPLES = 12
 MEMBERS = 6
 FIT_LOSS = 0.1
+TIE = 0.02
+PATH_ORDER = 24
+HIGHEST_ORDER = 40
+SAMPLES_PER_GAIN = 20
 TWO_FOLDS_UP_TO = 3000
 
 
@@ -278,7 +289,9 @@ def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
     if folds[0].held.u.shape[1] == 0:
         simulation = np.full_like(simulation, np.nan)
     name = members[0].name if len(members) == 1 else f"mean of the best {len(members)} paths, noise model"
-    candidate = Candidate(name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores)))
+    candidate = Candidate(
+        name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores))
+    )
     return _Judged(candidate, members, simulation, prediction)
 
 
@@ -291,18 +304,26 @@ def _made(members: tuple[Recipe, ...], stretch: Stretch) -> Realization | None:
     if not paths:
         return None
     short = [
-        shortest(path, stretch.scaled, loss=FIT_LOSS / 2, max_order=None) if len(path.A) > 20 else path
+        shortest(path, stretch.scaled, loss=FIT_LOSS, max_order=PATH_ORDER)
+        if len(path.A) > PATH_ORDER
+        else path
         for path in paths
     ]
+    mean = shortest(average(short), stretch.scaled, loss=FIT_LOSS, max_order=PATH_ORDER)
     try:
-        return with_noise_model(average(short), stretch.scaled)
+        return with_noise_model(mean, stretch.scaled)
     except (RealizationError, np.linalg.LinAlgError):
         return None
 
 
 def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]:
-    """The first of the ranking that the whole record supports."""
-    for row in ranking:
+    """The smallest of those that are as good as the best, as far as the whole record supports it.
+
+    As good: the remaining error is at most a small share larger, which the held-back parts cannot tell apart.
+    """
+    highest = ranking[0].candidate.score
+    close = [row for row in ranking if 100 - row.candidate.score <= (1 + TIE) * (100 - highest)]
+    for row in [*sorted(close, key=lambda row: row.candidate.order), *ranking]:
         found = _made(row.members, whole)
         if found is not None:
             return row, found
@@ -314,20 +335,25 @@ def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]
 
 def _finished(found: Realization, scaled: Scaling, max_order: int | None, stable: bool) -> Realization:
     """Reduce, refine the gain, and keep what serves the one-step prediction at least as well."""
-    short = shortest(found, scaled, loss=FIT_LOSS, max_order=max_order)
-    if len(short.A) * len(short.C) * scaled.y.size > 1e8:
+    short = shortest(found, scaled, loss=FIT_LOSS, max_order=max_order or HIGHEST_ORDER)
+    # A gain has n p entries: too few samples for them would spoil what the whole fit has found.
+    if not SAMPLES_PER_GAIN * short.K.size <= scaled.y.size <= 1e8 / max(short.K.size, 1):
         return short
     tuned = refine(short, scaled, "gain", stable=stable, iterations=10)
     return tuned if fits(tuned, scaled)[1].mean() > fits(short, scaled)[1].mean() else short
 
 
-def _notes(found: Realization, model: InnovationsModel, excitation: list[str]) -> list[tuple[type[Warning], str]]:
+def _notes(
+    found: Realization, model: InnovationsModel, excitation: list[str]
+) -> list[tuple[type[Warning], str]]:
     notes: list[tuple[type[Warning], str]] = [(ExcitationWarning, text) for text in excitation[-1:]]
     if found.stabilized:
         text = "identify: an estimate had poles outside the unit circle, which were moved to its inside. If the plant "
         notes.append((StabilityWarning, text + "is unstable, ask for stable=False."))
     if not model.is_stable:
-        notes.append((StabilityWarning, f"identify: the model has a pole of modulus {abs(model.poles[0]):.6g}."))
+        notes.append(
+            (StabilityWarning, f"identify: the model has a pole of modulus {abs(model.poles[0]):.6g}.")
+        )
     if model.n_states > model.n_outputs * len(found.x0) and model.n_states:
         notes.append((OrderWarning, "identify: the order is at the limit of what was searched."))
     return notes

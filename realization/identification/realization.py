@@ -40,7 +40,9 @@ class Realization(NamedTuple):
 def unscaled(scaled: Scaling, found: Realization, dt: float | None) -> InnovationsModel:
     """The model in the record's own units, with its means (and the offset from them) as operating point."""
     y, u = scaled.y_scale, scaled.u_scale
-    e, _ = one_step_innovations(found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset)
+    e, _ = one_step_innovations(
+        found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset
+    )
     return InnovationsModel(
         found.A,
         found.B / u,

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
-from realization.identification.noise import innovation_covariance, one_step_innovations
 from realization.identification.realization import Realization, fits
 
 __all__ = ["Balanced", "shortest"]
 
 Array = NDArray[np.float64]
+TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 50, 60, 80, 100)
 
 
 class Balanced:
-    r"""Balanced truncations of the path from inputs and innovations together to the outputs.
+    r"""Truncations balanced between what the record reaches and what the outputs show.
 
-    Inputs count with unit variance (the record is scaled), innovations with their covariance.
+    The reachability gramian is the covariance of the predictor's states over the record, so that frequencies count
+    as much as the inputs excite them, $P = \frac1T \sum_t \hat x_t \hat x_t^\top$; the observability gramian is the
+    model's own.
 
     References
     ----------
@@ -26,14 +29,13 @@ class Balanced:
     """
 
     def __init__(self, found: Realization, scaled: Scaling) -> None:
-        e, _ = one_step_innovations(
-            found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset
-        )
-        colourer = np.linalg.cholesky(innovation_covariance(e) + 1e-14 * np.eye(len(found.C)))
+        A, B, C, D, K = found[:5]
+        drive = np.hstack([scaled.u, scaled.y - found.offset])
+        states, _ = lti_scan(A - K @ C, np.hstack([B - K @ D, K]), drive)
         self.found = found
-        self.left, self.hankel, self.right, self.reach, self.sight = _balancing(
-            found.A, np.hstack([found.B, found.K @ colourer]), found.C
-        )
+        self.reach = _factor(states.T @ states / len(states))
+        self.sight = _factor(scipy.linalg.solve_discrete_lyapunov(A.T, C.T @ C))
+        self.left, self.hankel, self.right = scipy.linalg.svd(self.sight.T @ self.reach)
 
     def truncated(self, order: int) -> Realization:
         """The first `order` balanced states."""
@@ -42,7 +44,11 @@ class Balanced:
         inverse = (self.left[:, :order] / scale).T @ self.sight.T
         found = self.found
         return found._replace(
-            A=inverse @ found.A @ T, B=inverse @ found.B, C=found.C @ T, K=inverse @ found.K, x0=inverse @ found.x0
+            A=inverse @ found.A @ T,
+            B=inverse @ found.B,
+            C=found.C @ T,
+            K=inverse @ found.K,
+            x0=inverse @ found.x0,
         )
 
 
@@ -58,7 +64,7 @@ def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int
     wanted = _corrected(found, scaled) - loss
     balanced = Balanced(found, scaled)
     least, most = None, -np.inf
-    for order in (k for k in range(1, limit + 1) if k <= 16 or k % 2 == 0 or k == limit):
+    for order in (*(k for k in TRIED if k < limit), limit):
         candidate = balanced.truncated(order)
         if not _usable(candidate):
             continue
@@ -83,14 +89,6 @@ def _corrected(found: Realization, scaled: Scaling) -> Array:
     freedom = np.sqrt(count / max(count - len(found.A), 1.0))
     simulation, prediction = (100 - freedom * (100 - fit.mean()) for fit in fits(found, scaled))
     return np.array([simulation if scaled.u.shape[1] else 0.0, prediction])
-
-
-def _balancing(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """SVD of the product of the gramians' factors: `left, hankel, right, reach, sight`."""
-    reach = _factor(scipy.linalg.solve_discrete_lyapunov(A, B @ B.T))
-    sight = _factor(scipy.linalg.solve_discrete_lyapunov(A.T, C.T @ C))
-    left, hankel, right = scipy.linalg.svd(sight.T @ reach)
-    return left, hankel, right, reach, sight
 
 
 def _factor(gramian: Array) -> Array:

@@ -127,7 +127,9 @@ def _search(
         hessian, gradient = hessian / scale / scale[:, None], gradient / scale
         improved = False
         for _ in range(8):
-            step = scipy.linalg.solve(hessian + damping * np.eye(len(scale)), gradient, assume_a="pos") / scale
+            step = (
+                scipy.linalg.solve(hessian + damping * np.eye(len(scale)), gradient, assume_a="pos") / scale
+            )
             trial = _moved(point, step, free)
             if _admissible(trial, simulated, stable):
                 trial_cost, trial_runs = cost_of(trial)
@@ -156,7 +158,12 @@ def _errors(point: _Point, u: Array, y: Array, simulated: bool, start: Array) ->
 
 
 def _normal_equations(
-    point: _Point, u: Array, runs: list[tuple[Array, Array]], simulated: tuple[bool, ...], free: _Free, plain: bool
+    point: _Point,
+    u: Array,
+    runs: list[tuple[Array, Array]],
+    simulated: tuple[bool, ...],
+    free: _Free,
+    plain: bool,
 ) -> tuple[Array, Array]:
     hessian, gradient = 0.0, 0.0
     for f, ((e, states), sim) in enumerate(zip(runs, simulated)):
@@ -196,7 +203,9 @@ def _sensitivities(
     if free.gain:
         parts.append(np.zeros((length, n * p)) if simulated else S[:, n + m : n + m + p].reshape(length, -1))
     if free.offset:
-        parts.append(through(slice(n + m + p, n + m + p + 1))[:, 0] if not simulated else np.tile(unit, (length, 1)))
+        parts.append(
+            through(slice(n + m + p, n + m + p + 1))[:, 0] if not simulated else np.tile(unit, (length, 1))
+        )
     starts = np.zeros((length, foci, n))
     starts[:, focus] = free_response(F, point.C[k : k + 1], length)[:, 0]
     parts.append(starts.reshape(length, -1))
@@ -227,13 +236,16 @@ def _admissible(point: _Point, simulated: tuple[bool, ...], stable: bool) -> boo
     if not all(simulated):
         matrices.append(point.A - point.K @ point.C)
     return all(
-        bool(np.isfinite(matrix).all()) and np.abs(np.linalg.eigvals(matrix)).max() < RADIUS for matrix in matrices
+        bool(np.isfinite(matrix).all()) and np.abs(np.linalg.eigvals(matrix)).max() < RADIUS
+        for matrix in matrices
     )
 
 
 def _whitening(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
     """A factor that makes the innovations white across the outputs, and its inverse."""
-    e, _ = one_step_innovations(found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset)
+    e, _ = one_step_innovations(
+        found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset
+    )
     covariance = innovation_covariance(e)
     covariance += 1e-6 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     colourer = np.linalg.cholesky(covariance)

@@ -47,6 +47,16 @@ class SubspaceResult:
         Whether poles were moved into the unit circle.
     x0 : ndarray, shape (n,)
         State at the first sample of the record.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import n4sid
+    >>> u = np.random.default_rng(0).standard_normal(200)
+    >>> data = rz.IOData(rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u), u)
+    >>> result = n4sid(data, order=1, block_rows=4)
+    >>> result.block_rows, result.feedthrough, result.stabilized
+    (4, False, False)
     """
 
     model: InnovationsModel
@@ -87,8 +97,8 @@ def n4sid(
     data : IOData
         Output-only records are taken too.
     order : int, optional
-        States; when left out, the minimizer of $\sigma_{n+1}^2 + d(n) \log T / T$ over the canonical
-        correlations $\sigma$, with $d(n) = n (2p + m)$ parameters.
+        States; when left out, the number of canonical correlations of past and future that exceed what
+        independent noise shows (1.5 times the edge of the limiting law of their squares).
     block_rows : int, optional
         Block rows `i` of the past and of the future; order at most `(i - 1) p`. Chosen from the record's length
         when left out.
@@ -123,7 +133,7 @@ def n4sid(
     ----------
     P. Van Overschee, B. De Moor, *Subspace Identification for Linear Systems*, Kluwer 1996, chapters 4 and 5.
     M. Verhaegen, P. Dewilde, Subspace model identification, Int. J. Control 56 (1992) 1187-1210.
-    D. Bauer, Order estimation for subspace methods, Automatica 37 (2001) 1561-1573.
+    K. W. Wachter, The limiting empirical measure of multiple discriminant ratios, Ann. Statist. 8 (1980) 937-957.
 
     Examples
     --------
@@ -184,6 +194,15 @@ def moesp(data: IOData | ArrayLike, order: int | None = None, **options: object)
     ----------
     M. Verhaegen, Identification of the deterministic part of MIMO state space models given in innovations form
     from input-output data, Automatica 30 (1994) 61-74.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import moesp
+    >>> u = np.random.default_rng(0).standard_normal(200)
+    >>> data = rz.IOData(rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u), u)
+    >>> moesp(data, order=1).model.poles.real.round(9)
+    array([0.8])
     """
     return n4sid(data, order, weighting="moesp", **options)  # pyright: ignore[reportArgumentType]
 
@@ -206,6 +225,15 @@ def cva(data: IOData | ArrayLike, order: int | None = None, **options: object) -
     ----------
     W. E. Larimore, Canonical variate analysis in identification, filtering, and adaptive control, Proc. 29th
     IEEE Conf. Decision and Control 1990, 596-604.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import cva
+    >>> u = np.random.default_rng(0).standard_normal(200)
+    >>> data = rz.IOData(rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u), u)
+    >>> cva(data).order
+    1
     """
     return n4sid(data, order, weighting="cva", **options)  # pyright: ignore[reportArgumentType]
 
@@ -244,25 +272,36 @@ def realize(
     K = kalman_gain(factorization, observability, A, C) if order else np.zeros((0, factorization.n_outputs))
     # The simulation of an unstable or an input-free model says nothing about its outputs.
     predicted = focus == "prediction" or (radius >= 1 and not stable) or factorization.n_inputs == 0
-    path, direct = input_matrices(A, C, K, scaled, feedthrough=feedthrough, predicted=predicted, offset=offset)
+    path, direct = input_matrices(
+        A, C, K, scaled, feedthrough=feedthrough, predicted=predicted, offset=offset
+    )
     return Realization(A, path.B, C, path.D, K, path.offset, path.x0, direct, stabilized)
 
 
 def select_order(factorization: Factorization, correlations: Array, highest: int) -> int:
-    """Order by Bauer's singular value criterion; exact data stop at the rank."""
-    p, m, length = factorization.n_outputs, factorization.n_inputs, factorization.columns
-    padded = np.append(correlations, np.zeros(max(0, highest + 1 - len(correlations))))
-    highest = min(highest, len(correlations))
-    orders = np.arange(highest + 1)
-    criterion = padded[: highest + 1] ** 2 + orders * (2 * p + m) * np.log(length) / length
-    order = int(np.argmin(criterion))
-    if order == highest and order < len(correlations):
+    """Number of canonical correlations above what independent noise of this size shows, up to `highest`."""
+    significant = int((correlations**2 > noise_edge(factorization)).sum())
+    if significant > highest:
         warnings.warn(
-            f"the order {order} lies at the limit of what was searched; raise max_order or block_rows.",
+            f"{significant} canonical correlations are significant and the order {highest} is the limit of what "
+            "was searched; raise max_order or block_rows.",
             OrderWarning,
             stacklevel=3,
         )
-    return order
+    return min(significant, highest)
+
+
+def noise_edge(factorization: Factorization) -> float:
+    r"""Square of a canonical correlation that independent noise stays below.
+
+    $\lambda_+ = (\sqrt{a (1 - b)} + \sqrt{b (1 - a)})^2$ with $a$, $b$ the numbers of future and past variables for
+    each sample; half as much again for the spread about the edge and the overlap of the windows.
+    """
+    i, m, p = factorization.block_rows, factorization.n_inputs, factorization.n_outputs
+    samples = factorization.columns - i * m
+    a, b = min(i * p / samples, 0.5), min(i * (m + p) / samples, 0.5)
+    edge = (np.sqrt(a * (1 - b)) + np.sqrt(b * (1 - a))) ** 2
+    return float(min(1.5 * edge, (1 + edge) / 2))
 
 
 def _shift(observability: Array, p: int) -> tuple[Array, Array]:
@@ -304,7 +343,7 @@ def input_matrices(
         direct = bool(feedthrough) and u.shape[1] > 0
         return fitted(direct), direct
     without, with_direct = fitted(False), fitted(True)
-    floor = 1e-28 * length
+    floor = 1e-24 * length  # what exact data leave is rounding, and no evidence
     gain = length * np.log((without.squares + floor) / (with_direct.squares + floor)).sum()
     return (with_direct, True) if gain > u.shape[1] * p * np.log(length) else (without, False)
 
@@ -314,7 +353,9 @@ def _block_rows(record: IOData, asked: int | None, order: int | None, max_order:
     least = 2 if order is None else 2 + (order - 1) // p
     if asked is not None:
         if order is not None and asked < least:
-            raise RankError(f"n4sid: order {order} with {p} outputs needs block_rows of at least {least}, not {asked}.")
+            raise RankError(
+                f"n4sid: order {order} with {p} outputs needs block_rows of at least {least}, not {asked}."
+            )
         return asked
     wanted = max(15, least + 3)
     # Twice as many columns as rows where the record allows it, as many where it does not.
@@ -334,7 +375,9 @@ def _check_options(
     order: int | None, block_rows: int | None, weighting: str, feedthrough: object, focus: str, max_order: int
 ) -> None:
     if weighting not in get_args(Weighting):
-        raise DataError(f"n4sid: weighting={weighting!r} came; one of {', '.join(get_args(Weighting))} is needed.")
+        raise DataError(
+            f"n4sid: weighting={weighting!r} came; one of {', '.join(get_args(Weighting))} is needed."
+        )
     if focus not in get_args(Focus):
         raise DataError(f"n4sid: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
     if feedthrough not in (True, False, "auto"):

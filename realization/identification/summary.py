@@ -47,7 +47,11 @@ def _facts(fit: Identification) -> str:
 
 
 def _fits(fit: Identification) -> str:
-    lines = ["Fit on held-back parts, %", "-------------------------", f"{'output':<20}{'simulation':>12}{'one step':>12}"]
+    lines = [
+        "Fit on held-back parts, %",
+        "-------------------------",
+        f"{'output':<20}{'simulation':>12}{'one step':>12}",
+    ]
     for name, simulation, prediction in zip(fit.data.output_names, fit.simulation_fit, fit.prediction_fit):
         lines.append(f"{name:<20}{_number(simulation, 2):>12}{_number(prediction, 2):>12}")
     return "\n".join(lines)

@@ -49,7 +49,9 @@ def fit_percent(y: ArrayLike, y_hat: ArrayLike) -> NDArray[np.float64]:
     """
     measured, modelled = _columns(y, "y"), _columns(y_hat, "y_hat")
     if measured.shape != modelled.shape:
-        raise ShapeError(f"fit_percent: y is {measured.shape} and y_hat is {modelled.shape}; they must be alike.")
+        raise ShapeError(
+            f"fit_percent: y is {measured.shape} and y_hat is {modelled.shape}; they must be alike."
+        )
     spread = np.linalg.norm(measured - measured.mean(axis=0), axis=0)
     rounding = 1e-14 * np.abs(measured).max(axis=0, initial=0.0) * np.sqrt(len(measured))
     for column in np.flatnonzero(spread <= rounding):

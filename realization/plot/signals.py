@@ -104,7 +104,7 @@ def innovations(
         Innovations.
     Re : array_like, shape (p, p)
         Their covariance.
-    kept : array_like of int, optional
+    kept : array_like of int, shape (m,), optional
         Indices of the samples in the eidetic memory.
     alpha : float
         False-alarm rate of the dashed line.
@@ -247,7 +247,7 @@ def reconstruction(
         The record.
     rebuilt : array_like, shape (T, p)
         What state and kept samples give back.
-    kept : array_like of int
+    kept : array_like of int, shape (m,)
         Indices of the kept samples; ticks mark them at the foot of the picture.
     without : array_like, shape (T, p), optional
         What the state alone gives back.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.errors import ExcitationError
 from realization.signals.data import IOData
 
 __all__ = ["autoregression", "persistence"]
@@ -54,6 +55,11 @@ def autoregression(train: IOData, test: IOData, *, max_order: int = 20) -> Array
     y_hat : ndarray, shape (T, p)
         For the samples of `test`.
 
+    Raises
+    ------
+    ExcitationError
+        If `train` has fewer than 3 samples.
+
     References
     ----------
     H. Akaike, *A new look at the statistical model identification*, IEEE Trans. Autom. Control 19 (1974)
@@ -67,6 +73,10 @@ def autoregression(train: IOData, test: IOData, *, max_order: int = 20) -> Array
     >>> bool(np.allclose(autoregression(train, test), test.y))
     True
     """
+    if train.length < 3:
+        raise ExcitationError(
+            f"autoregression: {train.length} samples came to learn from; at least 3 are needed."
+        )
     order = max(1, min(max_order, train.length // 4))
     return np.column_stack(
         [_autoregression(past, following, order) for past, following in zip(train.y.T, test.y.T)]

@@ -24,6 +24,7 @@ __all__ = ["model_report"]
 DRAWN_OUTPUTS = 4
 DRAWN_SAMPLES = 300
 REBUILT_SAMPLES = 5000
+CERTAIN = 3.3  # standard errors of a mean; chance exceeds them once in a thousand
 
 ONE_STEP, SIMULATED = "model, one step ahead", "model, from the inputs alone"
 RULES = ("autoregression", "the value before")
@@ -225,12 +226,18 @@ def _whiteness(found: Innovations, test: IOData) -> tuple[str, bool | None, list
         verdict = (
             "The innovations are **white**: none helps to predict the next, so the model took what there was"
         )
-    ax = plot.autocorrelation(found.e[:, 0], lags=len(result.autocorrelations) - 1)
+    deviation = found.e - found.e.mean(axis=0)
+    ax = plot.autocorrelation(deviation[:, 0], lags=len(result.autocorrelations) - 1)
     caption = (
         f"Innovations of {test.output_names[0]}: autocorrelation. White ones leave the band at 1 lag in 20."
     )
     picture = _picture(ax, caption, "Autocorrelation of the innovations with the band of white noise")
-    return f"{verdict} (p = {result.p_value:.2g}).", result.is_white, [picture]
+    verdict += f" (p = {result.p_value:.2g})."
+    offset = np.abs(found.e.mean(axis=0)) * np.sqrt(test.length) / deviation.std(axis=0)
+    if offset.max() > CERTAIN:
+        drifted = ", ".join(name for name, z in zip(test.output_names, offset) if z > CERTAIN)
+        verdict += f" Their mean is not zero ({drifted}): the level is not where the model has it."
+    return verdict, result.is_white, [picture]
 
 
 def _kept(model: InnovationsModel, stretch: IOData, selection: Selection) -> Section:
