@@ -1,4 +1,4 @@
-"""Gap recall over seeds: the demo's contenders, the stack's learning rate, and where fading and eidetic keys are rotated.
+"""Gap recall over seeds: the demo's contenders, the stack's learning rate, and where far keys are rotated.
 
 Run: python benchmarks/bench_gap_recall.py [--seeds 3] (about 15 minutes on two cores)
 """
@@ -20,10 +20,14 @@ RATES = (3e-3, 6e-3, 1e-2)
 
 
 def variants() -> list[Contender]:
-    swept = [replace(STACK, name=f"{STACK.name}, rate {rate:g}", rate=rate) for rate in RATES if rate != STACK.rate]
+    swept = [
+        replace(STACK, name=f"{STACK.name}, rate {rate:g}", rate=rate) for rate in RATES if rate != STACK.rate
+    ]
     small = CONTENDERS[6]
     swept += [replace(small, name=f"{small.name}, 700 steps", steps=700)]
-    placed = [replace(BMOJO, name=f"{BMOJO.name}, keys at {where}", position=where) for where in ("own", "none")]
+    placed = [
+        replace(BMOJO, name=f"{BMOJO.name}, keys at {where}", position=where) for where in ("own", "none")
+    ]
     return [*CONTENDERS, *swept, *placed]
 
 
@@ -42,7 +46,9 @@ def rows(outcomes: Sequence[Outcome]) -> list[Row]:
             for pairs in GROWTH_PAIRS:
                 values = [100 * run.growth[gap, pairs] for run in runs if run.growth]
                 if values:
-                    made.append(Row(f"{name}: {pairs} pairs, gap {gap}, median", float(np.median(values)), "%"))
+                    made.append(
+                        Row(f"{name}: {pairs} pairs, gap {gap}, median", float(np.median(values)), "%")
+                    )
     best = {name: np.median([run.accuracy for run in runs]) for name, runs in found.items()}
     for rival in ("window", "random, m = 16", "stack, state 4"):
         margin = 100 * float(best["B'MOJO, m = 16"] - best[rival])

@@ -1,17 +1,16 @@
 """B'MOJO layers: four memories in one layer, trainable, streamed in constant space."""
 
 try:
-    import torch as _torch
-except ImportError as error:
+    from bmojo.bridge import LiftedModel, lift
+    from bmojo.config import BMojoConfig
+    from bmojo.layer import BMojo, prediction_loss
+    from bmojo.models.language_model import BMojoLM
+    from bmojo.state import BMojoState
+    from bmojo.trace import BMojoTrace
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     raise ImportError("bmojo needs PyTorch: pip install 'realization[bmojo]'") from error
-del _torch
-
-from bmojo.bridge import LiftedModel, lift
-from bmojo.config import BMojoConfig
-from bmojo.layer import BMojo, prediction_loss
-from bmojo.models.language_model import BMojoLM
-from bmojo.state import BMojoState
-from bmojo.trace import BMojoTrace
 
 __all__ = [
     "BMojo",

@@ -21,16 +21,16 @@ class Positions:
     Parameters
     ----------
     kind : {"own", "edge", "none"}
-        `"own"`: each at its position. `"edge"`: every key at 0, every query at `window`. `"none"`: no rotation.
+        `"own"`: each at its position. `"edge"`: every key at 0, every query at `window`. `"none"`: unturned.
     window : int
 
     Examples
     --------
     >>> import torch
-    >>> from bmojo.attention import Positions
+    >>> from bmojo.attention import Positions, rotate
     >>> x, at = torch.randn(1, 5, 2, 4), torch.arange(5)
     >>> edge = Positions("edge", window=3)
-    >>> bool(torch.equal(edge.keys(x, at), x)), bool(torch.equal(edge.queries(x, at)[:, 3], rotate(x, at)[:, 3]))
+    >>> torch.equal(edge.keys(x, at), x), torch.equal(edge.queries(x, at)[:, 3], rotate(x, at)[:, 3])
     (True, True)
     """
 
@@ -58,7 +58,7 @@ class Segment:
     queries : Tensor, shape (B, n, C, H, d)
         Normed and rotated as this segment reads.
     keys, values : Tensor, shape (B, n, S, G, d)
-        `G` key and value heads, each shared by `H / G` query heads. `n` may be 1 where all chunks meet the same.
+        `G` key and value heads, each shared by `H / G` query heads.
     visible : Tensor of bool, shape (1 or B, n, C, S)
         Which key each query sees.
     bias : Tensor, shape (B, n, S), optional

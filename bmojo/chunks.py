@@ -73,6 +73,6 @@ class Chunks:
         return self.first + offsets.view(self.count, self.size)
 
     def keys(self, oldest: int, window: int) -> Tensor:
-        """Positions `oldest` to `oldest - window + 1` before each chunk's queries, shape (n, window + C - 1)."""
+        """Positions from `oldest` before each chunk's first query on, shape (n, window + C - 1)."""
         starts = self.first + torch.arange(self.count, device=self.device) * self.size
         return starts.unsqueeze(1) - oldest + torch.arange(window + self.size - 1, device=self.device)

@@ -14,6 +14,7 @@ __all__ = ["BMojoConfig"]
 
 EIDETIC_POSITIONS = ("own", "edge", "none")
 FADING_READOUTS = ("add", "none")
+LEAST = {"d_model": 1, "heads": 1, "window": 0, "state_size": 1, "eidetic": 0, "short_conv": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,41 +107,50 @@ class BMojoConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
         self._choice("mixer", (*MIXERS, "none"))
         self._choice("rule", tuple(rule for rule in RULES if rule != "oracle"))
         self._choice("predictor", tuple(PREDICTORS))
         self._choice("eidetic_position", EIDETIC_POSITIONS)
         self._choice("fading_readout", FADING_READOUTS)
-        for name, least in (("d_model", 1), ("heads", 1), ("window", 0), ("state_size", 1), ("eidetic", 0), ("short_conv", 0)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} came; it must be at least {least}.")
-        if self.head_dim is None:
-            if self.d_model % self.heads:
-                raise ValueError(f"heads={self.heads} does not divide d_model={self.d_model}; give head_dim too.")
-            set_(self, "head_dim", self.d_model // self.heads)
-        if self.kv_heads is None:
-            set_(self, "kv_heads", self.heads)
-        if self.chunk is None:
-            set_(self, "chunk", max(1, self.window))
-        assert self.head_dim is not None and self.kv_heads is not None and self.chunk is not None
-        if self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}.")
-        if self.rotary and self.head_dim % 2:
-            raise ValueError(f"rotary positions turn pairs: head_dim={self.head_dim} must be even.")
-        if self.window == 0 and (self.eidetic or self.mixer == "none"):
-            raise ValueError("window=0 leaves no attention: it needs a mixer, and eidetic=0.")
-        if self.window and not 1 <= self.chunk <= self.window:
+        if not 0 < self.false_alarm < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"chunk={self.chunk} came with window={self.window}; 1 <= chunk <= window is needed, so that no "
-                "token is neither in the window nor eligible."
+                f"false_alarm={self.false_alarm}, dropout={self.dropout} came; false_alarm must lie in (0, 1) "
+                "and dropout in [0, 1)."
             )
+        self._check_heads()
+        self._check_window()
+
+    def _check_heads(self) -> None:
+        kv_heads = self.heads if self.kv_heads is None else self.kv_heads
+        if kv_heads < 1 or self.heads % kv_heads:
+            raise ValueError(f"kv_heads={kv_heads} does not divide heads={self.heads}.")
         if self.mixer == "mamba2" and self.d_model % self.heads:
             raise ValueError(f"mixer='mamba2' needs heads={self.heads} to divide d_model={self.d_model}.")
-        if not 0 < self.false_alarm < 1 or not 0 <= self.dropout < 1:
-            raise ValueError("false_alarm must lie in (0, 1) and dropout in [0, 1).")
+        if self.head_dim is None and self.d_model % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide d_model={self.d_model}; give head_dim too.")
+        head_dim = self.d_model // self.heads if self.head_dim is None else self.head_dim
+        if head_dim < 1:
+            raise ValueError(f"head_dim={head_dim} came; it must be at least 1.")
+        if self.rotary and head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs: head_dim={head_dim} must be even.")
+        object.__setattr__(self, "kv_heads", kv_heads)
+        object.__setattr__(self, "head_dim", head_dim)
+
+    def _check_window(self) -> None:
+        chunk = max(1, self.window) if self.chunk is None else self.chunk
+        if self.window == 0 and (self.eidetic or self.mixer == "none"):
+            raise ValueError("window=0 leaves no attention: it needs a mixer, and eidetic=0.")
         if self.window == 0 and self.fading_readout == "none":
             raise ValueError("window=0 with fading_readout='none' leaves nothing to put out.")
+        if self.window and not 1 <= chunk <= self.window:
+            raise ValueError(
+                f"chunk={chunk} came with window={self.window}; 1 <= chunk <= window is needed, so that no "
+                "token is neither in the window nor eligible."
+            )
+        object.__setattr__(self, "chunk", chunk)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values, from which `BMojoConfig(**values)` makes the same configuration."""

@@ -116,7 +116,7 @@ class BMojoState:
         return sum(self.memory().values())
 
     def memory(self) -> dict[str, int]:
-        """Bytes by memory: `in_context` (rings and tails), `in_state` (the mixer), `eidetic` (the kept set)."""
+        """Bytes by memory: `in_context` (rings, tails), `in_state` (the mixer), `eidetic` (the kept set)."""
 
         def size(*tensors: Tensor) -> int:
             return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

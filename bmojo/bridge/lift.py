@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import ArrayLike
-from realization.errors import RealizationError, ShapeError, UnstableError
-from realization.systems import InnovationsModel, StateSpace
 from torch import Tensor, nn
 
 from bmojo.fading.lti import LTI
 from bmojo.fading.protocol import MixerState
+from realization.errors import RealizationError, ShapeError, UnstableError
+from realization.systems import InnovationsModel, StateSpace
 
 __all__ = ["LiftedModel", "lift"]
 
@@ -62,19 +62,28 @@ class LiftedModel(nn.Module):
             return self.core.init_state(batch)
         start = torch.as_tensor(np.array(x0) if not isinstance(x0, Tensor) else x0).to(self.basis)
         if start.shape != (len(self.basis),):
-            raise ShapeError(f"init_state: x0 has shape {tuple(start.shape)}; it must be ({len(self.basis)},).")
+            raise ShapeError(
+                f"init_state: x0 has shape {tuple(start.shape)}; it must be ({len(self.basis)},)."
+            )
         return ((self.basis.mT @ start).expand(batch, -1),)
 
-    def forward(self, u: Tensor, state: MixerState | None = None) -> Any:
+    @overload
+    def forward(self, u: Tensor, state: None = None) -> Tensor: ...
+    @overload
+    def forward(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]: ...
+    def forward(self, u: Tensor, state: MixerState | None = None) -> Tensor | tuple[Tensor, MixerState]:
         """Outputs (B, T, p) for inputs (B, T, m); with the new state where one came in."""
         start = self.init_state(len(u)) if state is None else state
         y, new_state = self.core(u - self.input_mean, start)
         y = y + self.output_mean
         return y if state is None else (y, new_state)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def step(self, u_t: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One sample (B, m): the output (B, p) and the state after it."""
-        y, state = self.forward(u_t.unsqueeze(1), state)
+        y, state = self(u_t.unsqueeze(1), state)
         return y.squeeze(1), state
 
 
@@ -124,12 +133,15 @@ def lift(model: StateSpace, *, role: Role = "simulator", dtype: torch.dtype = to
     if system.dt == 0:
         raise RealizationError("lift: the model is in continuous time; discretize it first.")
     if not system.is_stable:
+        remedy = (
+            "Reduce or refit it." if role == "predictor" else "Its predictor may be stable: role='predictor'."
+        )
         raise UnstableError(
-            f"lift: the {role} has a pole of modulus {abs(system.poles[0]):.6g}; a layer is stable by construction. "
-            + ("Its predictor may be stable: role='predictor'." if role != "predictor" else "Reduce or refit it.")
+            f"lift: the {role} has a pole of modulus {abs(system.poles[0]):.6g}; a layer is stable by "
+            f"construction. {remedy}"
         )
     if system.n_states:
-        triangular, basis = scipy.linalg.schur(system.A, output="real")
+        triangular, basis = scipy.linalg.schur(system.A, output="real")[:2]
     else:
         triangular, basis = system.A, np.eye(0)
     matrices = (triangular, basis.T @ system.B, system.C @ basis, system.D)
@@ -142,15 +154,21 @@ def _in_role(model: StateSpace, role: Role) -> tuple[StateSpace, np.ndarray, np.
     if role not in ("simulator", "predictor", "generator"):
         raise RealizationError(f"lift: role={role!r} came; 'simulator', 'predictor' or 'generator'.")
     if role == "simulator" and model.n_inputs == 0:
-        raise RealizationError("lift: the model has no inputs to simulate from; try role='predictor' or 'generator'.")
+        raise RealizationError(
+            "lift: the model has no inputs to simulate from; try role='predictor' or 'generator'."
+        )
     if not isinstance(model, InnovationsModel):
         if role != "simulator":
-            raise RealizationError(f"lift: role={role!r} needs an InnovationsModel, a {type(model).__name__} came.")
+            raise RealizationError(
+                f"lift: role={role!r} needs an InnovationsModel, a {type(model).__name__} came."
+            )
         return model, np.zeros(model.n_inputs), np.zeros(model.n_outputs)
     if role == "simulator":
         return model.deterministic, model.u_mean, model.y_mean
     if role == "predictor":
         return model.predictor, np.concatenate([model.u_mean, model.y_mean]), model.y_mean
     p = model.n_outputs
-    driven = StateSpace(model.A, np.hstack([model.B, model.K]), model.C, np.hstack([model.D, np.eye(p)]), model.dt)
+    driven = StateSpace(
+        model.A, np.hstack([model.B, model.K]), model.C, np.hstack([model.D, np.eye(p)]), model.dt
+    )
     return driven, np.concatenate([model.u_mean, np.zeros(p)]), model.y_mean

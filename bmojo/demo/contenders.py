@@ -12,7 +12,16 @@ from bmojo.models.language_model import BMojoLM
 from bmojo.tasks.recall import GapRecall
 from bmojo.training.loop import Stage, recall_accuracy, train_recall
 
-__all__ = ["CONTENDERS", "CURRICULUM", "GROWTH_GAPS", "GROWTH_PAIRS", "TASK", "Contender", "Outcome", "compete"]
+__all__ = [
+    "CONTENDERS",
+    "CURRICULUM",
+    "GROWTH_GAPS",
+    "GROWTH_PAIRS",
+    "TASK",
+    "Contender",
+    "Outcome",
+    "compete",
+]
 
 WIDTH, WINDOW, LAYERS = 64, 8, 2
 TASK = GapRecall(pairs=8, gap=32, queries=16)
@@ -67,7 +76,9 @@ class Contender:
             rule=self.rule,
             eidetic_position=self.position,
         )
-        return {"window": [window], "state": [mixer], "stack": [mixer, window], "bmojo": [whole]}[self.kind] * LAYERS
+        return {"window": [window], "state": [mixer], "stack": [mixer, window], "bmojo": [whole]}[
+            self.kind
+        ] * LAYERS
 
     def build(self, seed: int) -> BMojoLM:
         """The model, freshly initialised."""
@@ -75,8 +86,8 @@ class Contender:
         return BMojoLM(TASK.vocabulary, self.configs(), mlp_ratio=0.0)
 
 
-# The stack with a large state holds in it the bytes of 16 places (33 numbers of 256 bytes are 16 tokens of 528);
-# it learns slowly, so it gets two and a half times the steps.
+# The stack with a large state holds in it the bytes of 16 places (33 numbers of 256 bytes are 16 tokens of
+# 528). It learns slowly, so it gets two and a half times the steps.
 CONTENDERS = (
     Contender("stack, state 33", "stack", state=33, steps=700, rate=1e-2, growth=True),
     Contender("B'MOJO, m = 16", "bmojo", eidetic=16, growth=True),
@@ -136,12 +147,15 @@ class Outcome:
         return plain
 
 
-def compete(contender: Contender, *, seed: int = 0, on_step: Callable[[int, float], None] | None = None) -> Outcome:
+def compete(
+    contender: Contender, *, seed: int = 0, on_step: Callable[[int, float], None] | None = None
+) -> Outcome:
     """Train a contender on the curriculum, and measure what it remembers.
 
     Parameters
     ----------
     contender : Contender
+        Who is trained.
     seed : int
         Of parameters and data.
     on_step : callable, optional
@@ -186,4 +200,8 @@ def _kept(model: BMojoLM) -> dict[str, list[float]]:
     tokens, _, _ = TASK.sample(1, torch.Generator().manual_seed(7))
     trace = model.trace(tokens)[0]
     kept = trace.eidetic_index[0, -1]
-    return {"tokens": tokens[0].tolist(), "scores": trace.scores[0].tolist(), "kept": kept[kept >= 0].tolist()}
+    return {
+        "tokens": tokens[0].tolist(),
+        "scores": trace.scores[0].tolist(),
+        "kept": kept[kept >= 0].tolist(),
+    }

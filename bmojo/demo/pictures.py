@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import realization as rz
 from matplotlib.figure import Figure
-from realization.plot import COLOURS, style
 
 from bmojo.demo.contenders import GROWTH_GAPS, TASK, Outcome
 from bmojo.demo.signal import SignalStudy
+from realization.plot import COLOURS, style
 
 __all__ = ["bars", "budget", "forecast", "growth", "kept_tokens", "learning", "rebuilt", "surprise"]
 
@@ -20,18 +19,29 @@ PALE = 0.45
 
 def forecast(study: SignalStudy, *, samples: int = 144) -> Figure:
     """Measured and predicted, over a stretch of the held half."""
+    time = study.time[:samples]
     with style():
         figure = _figure(7, 3)
         ax = figure.subplots()
-        rz.plot.fit(study.held[:samples], {"one step ahead": study.predicted[:samples]}, ax=ax)
-        ax.set_title(f"{study.name}: the next sample, predicted")
+        ax.plot(
+            time, study.held.y[:samples, 0], color=COLOURS["data"], linewidth=4, alpha=0.3, label="measured"
+        )
+        ax.plot(
+            time,
+            study.predicted[:samples, 0],
+            color=COLOURS["prediction"],
+            linewidth=1.6,
+            label="predicted one step ahead",
+        )
+        ax.set(xlabel=study.clock.label, ylabel=study.held.output_names[0])
+        ax.set_title(study.name)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
 
 
 def surprise(study: SignalStudy) -> Figure:
-    """Normalized innovations squared with the kept ones marked, over the record itself."""
-    score, kept = study.innovations.normalized_squared, study.selection.index
-    time = study.held.time
+    """Normalized innovations squared with the kept ones marked, under the record itself."""
+    score, kept, time = study.innovations.normalized_squared, study.selection.index, study.time
     with style():
         figure = _figure(7, 4.2)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.2])
@@ -41,9 +51,10 @@ def surprise(study: SignalStudy) -> Figure:
         above.set_ylabel(study.held.output_names[0])
         below.vlines(time, 0, score, color=COLOURS["innovation"], linewidth=1.2)
         below.plot(time[kept], score[kept], "o", color=COLOURS["eidetic"], markersize=6)
-        limit = study.innovations.threshold(0.01)
-        below.axhline(limit, color=COLOURS["baseline"], linestyle="--", linewidth=1.2)
-        below.set(ylim=(0, None), ylabel="surprise", xlabel=_time_label(study.held))
+        below.axhline(
+            study.innovations.threshold(0.01), color=COLOURS["baseline"], linestyle="--", linewidth=1.2
+        )
+        below.set(ylim=(0, None), ylabel="surprise", xlabel=study.clock.label)
         below.set_title("how badly each was predicted (dashed: exceeded by 1 in 100 if the model is right)")
     return figure
 
@@ -58,8 +69,8 @@ def rebuilt(study: SignalStudy) -> Figure:
         ax.plot(share, top, "o-", color=COLOURS["eidetic"], markersize=4)
         ax.plot(share, random, "o-", color=COLOURS["baseline"], markersize=4)
         middle = int(np.searchsorted(share, 20))
-        ax.annotate("the most surprising", (share[middle], top[middle]), (-12, 14), "data", textcoords="offset points",
-                    ha="right", color=COLOURS["eidetic"], fontweight="bold")  # fmt: skip
+        ax.annotate("the most surprising", (share[middle], top[middle]), (-12, 14), "data", ha="right",
+                    textcoords="offset points", color=COLOURS["eidetic"], fontweight="bold")  # fmt: skip
         ax.annotate("the same number at random", (share[middle], random[middle]), (8, -14), "data",
                     textcoords="offset points", color="#6b7480")  # fmt: skip
         ax.set(xlabel="innovations kept, % of the samples", ylabel="record rebuilt, fit %", xlim=(-1, 101))
@@ -74,16 +85,24 @@ def bars(outcomes: Sequence[Outcome]) -> Figure:
         figure = _figure(7, 0.42 * len(ordered) + 1.1)
         ax = figure.subplots()
         for row, outcome in enumerate(ordered):
-            control = outcome.contender.rule != "top" or (outcome.contender.kind == "bmojo" and not outcome.contender.eidetic)
+            control = outcome.contender.rule != "top" or (
+                outcome.contender.kind == "bmojo" and not outcome.contender.eidetic
+            )
             colour = COLOURS[KIND_COLOUR[outcome.contender.kind]]
             ax.barh(row, 100 * outcome.accuracy, color=colour, alpha=PALE if control else 1, height=0.66)
             ax.annotate(
                 f"{100 * outcome.accuracy:.0f} %", (100 * outcome.accuracy, row), (5, 0), "data",
                 textcoords="offset points", va="center", fontweight="bold",
             )  # fmt: skip
-            ax.annotate(_bytes(outcome.long_term), (1, row), xycoords=("axes fraction", "data"), va="center", ha="right")
-        ax.annotate("long-term memory", (1, len(ordered) - 0.35), xycoords=("axes fraction", "data"), ha="right",
-                    va="bottom", color="#6b7480")  # fmt: skip
+            ax.annotate(
+                _bytes(outcome.long_term),
+                (1, row),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                ha="right",
+            )
+        ax.annotate("long-term memory", (1, len(ordered) - 0.35), xycoords=("axes fraction", "data"),
+                    ha="right", va="bottom", color="#6b7480")  # fmt: skip
         ax.axvline(100 * TASK.chance, color=COLOURS["baseline"], linestyle="--", linewidth=1)
         ax.set_yticks(range(len(ordered)), [outcome.contender.name for outcome in ordered])
         ax.set(xlim=(0, 134), xticks=range(0, 101, 25), xlabel="queries answered right, % (dashed: chance)")
@@ -103,15 +122,22 @@ def growth(outcomes: Sequence[Outcome]) -> Figure:
                 eidetic = bool(outcome.contender.eidetic)
                 ax.plot(*zip(*points, strict=True), "o-", color=COLOURS["eidetic" if eidetic else "fading"])
                 if ax is panels[0]:
-                    words, offset = ("B'MOJO, budget 2 K", (4, 7)) if eidetic else (outcome.contender.name, (4, -20))
+                    words, offset = (
+                        ("B'MOJO, budget 2 K", (4, 7)) if eidetic else (outcome.contender.name, (4, -20))
+                    )
+                    colour = COLOURS["eidetic" if eidetic else "fading"]
                     ax.annotate(words, points[-1], offset, "data", textcoords="offset points", ha="right",
-                                color=COLOURS["eidetic" if eidetic else "fading"], fontweight="bold")  # fmt: skip
+                                color=colour, fontweight="bold")  # fmt: skip
             factor = gap // TASK.gap
             ax.set_title("gap of training" if factor == 1 else f"{factor} times the gap")
             ax.axvline(TASK.pairs, color=COLOURS["baseline"], linestyle=":", linewidth=1.2)
-            ax.set(xlabel="pairs K to remember", ylim=(0, 116), xticks=[8, 16, 24, 31], yticks=range(0, 101, 25))
+            ax.set(
+                xlabel="pairs K to remember", ylim=(0, 116), xticks=[8, 16, 24, 31], yticks=range(0, 101, 25)
+            )
         panels[0].set_ylabel("answered right, %")
-        panels[0].annotate("trained here", (TASK.pairs, 3), (4, 0), "data", textcoords="offset points", color="#6b7480")
+        panels[0].annotate(
+            "trained here", (TASK.pairs, 3), (4, 0), "data", textcoords="offset points", color="#6b7480"
+        )
     return figure
 
 
@@ -126,7 +152,12 @@ def budget(outcome: Outcome) -> Figure:
         ax.annotate("2 K: a place for every key and value", (2 * TASK.pairs, 8), (6, 0), "data",
                     textcoords="offset points", color="#6b7480")  # fmt: skip
         ax.axhline(100 * TASK.chance, color=COLOURS["baseline"], linewidth=1)
-        ax.set(xlabel="places in the eidetic set, m", ylabel="answered right, %", ylim=(0, 106), yticks=range(0, 101, 25))
+        ax.set(
+            xlabel="places in the eidetic set, m",
+            ylabel="answered right, %",
+            ylim=(0, 106),
+            yticks=range(0, 101, 25),
+        )
         ax.set_title("one trained B'MOJO, more and fewer places")
     return figure
 
@@ -144,7 +175,11 @@ def kept_tokens(outcome: Outcome) -> Figure:
         for edge in (first, last):
             ax.axvline(edge - 0.5, color=COLOURS["data"], linewidth=0.8)
         top = 1.16 * scores.max()
-        for x, word in ((first / 2, "8 pairs"), ((first + last) / 2, "filler"), ((last + len(scores)) / 2, "queries")):
+        for x, word in (
+            (first / 2, "8 pairs"),
+            ((first + last) / 2, "filler"),
+            ((last + len(scores)) / 2, "queries"),
+        ):
             ax.annotate(word, (x - 0.5, top), ha="center", va="top", color="#6b7480")
         ax.set(xlabel="token", ylabel="surprise", ylim=(0, top), xlim=(-1, len(scores)))
         ax.set_title("what the first layer keeps (red): the tokens that it could not predict")
@@ -162,7 +197,9 @@ def learning(outcomes: Sequence[Outcome]) -> Figure:
             colour = COLOURS[KIND_COLOUR[outcome.contender.kind]]
             ax.plot(np.arange(len(smooth)) + 20, smooth, color=colour, linewidth=1.4)
             end = len(smooth) + 24
-            lowest[end] = max(float(smooth[-1]), lowest.get(end, -1.0) + 0.24)  # names keep clear of each other
+            lowest[end] = max(
+                float(smooth[-1]), lowest.get(end, -1.0) + 0.24
+            )  # names keep clear of each other
             ax.annotate(outcome.contender.name, (end, lowest[end]), va="center", color=colour, fontsize=8.5)
         ax.set(xlabel="training step", ylabel="loss, nats", ylim=(0, None))
         ax.set_title("learning: two pairs, then four, then eight")
@@ -171,10 +208,6 @@ def learning(outcomes: Sequence[Outcome]) -> Figure:
 
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _time_label(record: rz.IOData) -> str:
-    return "sample" if record.dt is None else "time, s"
 
 
 def _bytes(count: int) -> str:

@@ -55,7 +55,7 @@ def race(contenders: Sequence[Contender], *, seed: int = 0, workers: int | None 
 
 
 def _cores() -> int:
-    # The cores that this process may use, where the system tells (a container may have fewer than the machine).
+    # The cores that this process may use: a container may have fewer than its machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

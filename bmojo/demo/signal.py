@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import realization as rz
 import torch
 from numpy.typing import NDArray
+
+import realization as rz
+from bmojo.bridge import lift
 from realization.errors import DataError
 from realization.report import autoregression, persistence
 
-from bmojo.bridge import lift
-
-__all__ = ["SignalStudy", "measured_records", "study"]
+__all__ = ["Clock", "SignalStudy", "measured_records", "study"]
 
 Array = NDArray[np.float64]
+
+
+class Clock(NamedTuple):
+    """Reading of time: the first sample's, the step, and what to call it."""
+
+    start: float
+    step: float
+    label: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +35,8 @@ class SignalStudy:
     Parameters
     ----------
     name : str
+    clock : Clock
+        Of the held half.
     train, held : IOData
         The half that the model was made from, and the half that was held back.
     fit : Identification
@@ -39,13 +50,16 @@ class SignalStudy:
         Of the held half's innovations.
     selection : Selection
         The innovations that were kept.
+    innovations : Innovations
+        Of the held half.
     curve, random : ReconstructionCurve
-        What state and kept innovations rebuild, by budget: by surprise, and by chance (mean of several draws).
+        What state and kept innovations rebuild, by budget: by surprise, and by chance (mean of draws).
     lift_error : float
         Largest difference between the lifted layer and the model, over the largest output.
     """
 
     name: str
+    clock: Clock
     train: rz.IOData
     held: rz.IOData
     fit: rz.Identification
@@ -59,25 +73,36 @@ class SignalStudy:
     random: rz.ReconstructionCurve
     lift_error: float
 
+    @property
+    def time(self) -> Array:
+        """Time of each held sample, shape (T,)."""
+        return np.asarray(self.clock.start + self.clock.step * np.arange(self.held.length), dtype=np.float64)
 
-def measured_records() -> dict[str, rz.IOData]:
-    """The sunspot numbers, and the hair dryer where its data are at hand (they are not downloaded here)."""
-    records = {"Sunspots, yearly": rz.load_series("sunspots")}
+
+def measured_records() -> dict[str, tuple[rz.IOData, Clock]]:
+    """The sea's temperature off Peru, and the hair dryer where its data are at hand: no download."""
+    records = {"El Niño": (rz.load_series("elnino"), Clock(1950.0, 1 / 12, "year"))}
     if os.environ.get("REALIZATION_DATA"):
         try:
-            records["Hair dryer"] = rz.load_data("dryer")
+            dryer = rz.load_data("dryer")
         except DataError as error:
             print(f"  the hair dryer is left out: {error}")
+        else:
+            records["Hair dryer"] = (dryer, Clock(0.0, dryer.dt or 1.0, "time, s"))
     return records
 
 
-def study(name: str, record: rz.IOData, *, keep: int = 16, draws: int = 20) -> SignalStudy:
+def study(name: str, record: rz.IOData, clock: Clock, *, keep: int = 16, draws: int = 20) -> SignalStudy:
     """Identify on the first half; judge, select and lift on the second.
 
     Parameters
     ----------
     name : str
+        As the report calls it.
     record : IOData
+        Its first half is learned from, its second half judged.
+    clock : Clock
+        Of the whole record.
     keep : int
         Innovations kept in the picture.
     draws : int
@@ -107,6 +132,7 @@ def study(name: str, record: rz.IOData, *, keep: int = 16, draws: int = 20) -> S
     )
     return SignalStudy(
         name,
+        clock._replace(start=clock.start + clock.step * train.length),
         train,
         held,
         fit,

@@ -22,6 +22,11 @@ def make_mixer(name: str, *, d_model: int, heads: int, state_size: int) -> Mixer
     name : {"mamba2", "lti"}
     d_model, heads, state_size : int
 
+    Raises
+    ------
+    ValueError
+        If there is no such mixer, or its sizes do not fit.
+
     Examples
     --------
     >>> from bmojo.fading import make_mixer
@@ -29,4 +34,6 @@ def make_mixer(name: str, *, d_model: int, heads: int, state_size: int) -> Mixer
     >>> mixer.init_state(2)[0].shape
     torch.Size([2, 4])
     """
+    if name not in MIXERS:
+        raise ValueError(f"make_mixer: name={name!r} came; the mixers are {', '.join(map(repr, MIXERS))}.")
     return MIXERS[name](d_model, heads, state_size)

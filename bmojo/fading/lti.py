@@ -55,8 +55,9 @@ class LTI(nn.Module):
 
     $$\tanh\rho \begin{pmatrix} \cos\theta & e^{s}\sin\theta \\ -e^{-s}\sin\theta & \cos\theta \end{pmatrix}$$
 
-    whose eigenvalues have modulus $|\tanh\rho| < 1$; what lies above the blocks is free. Every stable system
-    has this form under an orthogonal change of state, defective and nilpotent ones too.
+    whose eigenvalues have modulus $|\tanh\rho| < 1$ (held below 1 where $\tanh$ rounds to 1); what lies above
+    the blocks is free. Every stable system has this form under an orthogonal change of state, defective and
+    nilpotent ones too.
 
     Parameters
     ----------
@@ -64,8 +65,13 @@ class LTI(nn.Module):
         `m` and `p`.
     states : int
         `n`.
-    pairs : int, optional
-        Number of 2×2 blocks, which come first; `states // 2` when left out.
+    blocks : list of bool, optional
+        For each diagonal block whether it is 2×2; when left out, all but the last row of an odd order.
+
+    Raises
+    ------
+    ValueError
+        If the blocks do not add up to `states` rows.
 
     Examples
     --------
@@ -77,8 +83,11 @@ class LTI(nn.Module):
     (torch.Size([5, 7, 3]), True)
     """
 
-    # Rows where a block starts and whether it is 2×2: a property of the form, fixed when the layer is made.
+    # Row where each block starts, and whether it is 2×2: fixed when the layer is made.
     blocks: list[tuple[int, bool]]
+    above: Tensor
+    pairs: Tensor
+    singles: Tensor
 
     def __init__(self, inputs: int, outputs: int, states: int, *, blocks: list[bool] | None = None) -> None:
         super().__init__()
@@ -93,7 +102,8 @@ class LTI(nn.Module):
         self.theta = nn.Parameter(math.pi / time_constant)
         self.skew = nn.Parameter(torch.zeros(len(kinds)))
         self.upper = nn.Parameter(torch.zeros(states, states))
-        self.B = nn.Parameter(torch.randn(states, inputs) / math.sqrt(inputs) * self._input_scale(states)[:, None])
+        scale = self._input_scale(states).unsqueeze(1)
+        self.B = nn.Parameter(torch.randn(states, inputs) / math.sqrt(inputs) * scale)
         self.C = nn.Parameter(torch.randn(outputs, states) / math.sqrt(max(states, 1)))
         self.D = nn.Parameter(torch.zeros(outputs, inputs))
         above = torch.triu(torch.ones(states, states), diagonal=1)
@@ -101,6 +111,10 @@ class LTI(nn.Module):
             if two:
                 above[start, start + 1] = 0.0
         self.register_buffer("above", above, persistent=False)
+        for name, kind in (("pairs", True), ("singles", False)):
+            rows = [[k, start] for k, (start, two) in enumerate(self.blocks) if two is kind]
+            numbers = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+            self.register_buffer(name, numbers, persistent=False)
 
     @classmethod
     def from_schur(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> LTI:
@@ -109,7 +123,8 @@ class LTI(nn.Module):
         Parameters
         ----------
         A : Tensor, shape (n, n)
-            Quasi upper triangular; 2×2 blocks have equal diagonal entries and off-diagonal ones of opposite sign.
+            Quasi upper triangular; 2×2 blocks have equal diagonal entries and off-diagonal ones of opposite
+            sign, as `scipy.linalg.schur(A, output="real")` gives it.
         B : Tensor, shape (n, m)
         C : Tensor, shape (p, n)
         D : Tensor, shape (p, m)
@@ -117,7 +132,16 @@ class LTI(nn.Module):
         Raises
         ------
         ValueError
-            If an eigenvalue has modulus 1 or more.
+            If an eigenvalue has modulus 1 or more, or `A` has another form.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from bmojo.fading.lti import LTI
+        >>> A = torch.tensor([[0.5, 3.0], [0.0, -0.5]])
+        >>> layer = LTI.from_schur(A, torch.ones(2, 1), torch.ones(1, 2), torch.zeros(1, 1))
+        >>> bool(torch.allclose(layer.A(), A))
+        True
         """
         below, kinds, row = A.diagonal(-1), [], 0
         while row < len(A):
@@ -132,32 +156,45 @@ class LTI(nn.Module):
                     stretch = torch.sqrt(-A[i, i + 1] / A[i + 1, i])
                 radius = torch.hypot(cosine, sine) if two else cosine
                 if radius.abs() >= 1:
-                    raise ValueError(f"LTI: an eigenvalue of modulus {radius.abs():.6g} came; the layer is stable.")
+                    raise ValueError(
+                        f"LTI: an eigenvalue of modulus {radius.abs():.6g} came; the layer is stable."
+                    )
                 layer.rho[k], layer.theta[k] = torch.atanh(radius), torch.atan2(sine, cosine) if two else 0.0
                 layer.skew[k] = torch.log(stretch)
             for own, given in ((layer.upper, A), (layer.B, B), (layer.C, C), (layer.D, D)):
                 own.copy_(given)
+            error = (layer.A() - A).abs().max() if len(A) else A.new_zeros(())
+            if not error <= A.abs().max() * math.sqrt(torch.finfo(A.dtype).eps):
+                raise ValueError(
+                    "LTI: A is not in real Schur form (quasi upper triangular, 2×2 blocks with equal diagonal "
+                    "entries and off-diagonal ones of opposite sign); scipy.linalg.schur(A, output='real') is."
+                )
         return layer
 
     def A(self) -> Tensor:
         """The state matrix, shape (n, n)."""
-        A = self.upper * self.above
-        radius = torch.tanh(self.rho)
-        rows, columns, values = [], [], []
-        for k, (i, two) in enumerate(self.blocks):
-            if two:
-                c, s = radius[k] * torch.cos(self.theta[k]), radius[k] * torch.sin(self.theta[k])
-                stretch = torch.exp(self.skew[k])
-                rows += [i, i, i + 1, i + 1]
-                columns += [i, i + 1, i, i + 1]
-                values += [c, s * stretch, -s / stretch, c]
-            else:
-                rows.append(i)
-                columns.append(i)
-                values.append(radius[k])
-        if not values:
-            return A
-        return A.index_put((torch.tensor(rows), torch.tensor(columns)), torch.stack(values))
+        # Where tanh rounds to 1 or exp overflows, the nearest value that keeps A stable and finite stands in.
+        number = torch.finfo(self.rho.dtype)
+        limit, steepest = 1 - 8 * number.eps, math.log(number.max) / 4
+        radius = torch.tanh(self.rho).clamp(-limit, limit)
+        (pair, i), (single, row) = self.pairs, self.singles
+        stretch = torch.exp(self.skew[pair].clamp(-steepest, steepest))
+        c, s = radius[pair] * torch.cos(self.theta[pair]), radius[pair] * torch.sin(self.theta[pair])
+        rows, columns = torch.cat([i, i, i + 1, i + 1, row]), torch.cat([i, i + 1, i, i + 1, row])
+        values = torch.cat([c, s * stretch, -s / stretch, c, radius[single]])
+        return (self.upper * self.above).index_put((rows, columns), values)
+
+    def get_extra_state(self) -> Tensor:
+        """The kinds of the blocks: parameters mean nothing without them."""
+        return torch.tensor([two for _, two in self.blocks], dtype=torch.bool)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse parameters of a layer with other blocks."""
+        if state.tolist() != [two for _, two in self.blocks]:
+            raise ValueError(
+                f"LTI: parameters of a layer with blocks={state.tolist()} came; this one has "
+                f"{[two for _, two in self.blocks]}. Make it with the same blocks."
+            )
 
     def init_state(self, batch: int) -> MixerState:
         """The state zero, shape (B, n)."""

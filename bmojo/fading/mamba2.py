@@ -1,4 +1,4 @@
-r"""The Mamba-2 mixer in its reference form: a scalar decay per head, read through $C_t$, written through $B_t$."""
+r"""Mamba-2 in its reference form: a scalar decay per head, written through $B_t$, read through $C_t$."""
 
 from __future__ import annotations
 
@@ -87,6 +87,11 @@ class Mamba2(nn.Module):
     conv : int
         Taps of the causal convolution over `x`, `B`, `C`.
 
+    Raises
+    ------
+    ValueError
+        If `heads` does not divide `d_model`.
+
     References
     ----------
     T. Dao, A. Gu, *Transformers are SSMs*, ICML 2024, section 7.
@@ -103,11 +108,13 @@ class Mamba2(nn.Module):
 
     def __init__(self, d_model: int, heads: int, state_size: int, *, conv: int = 4) -> None:
         super().__init__()
+        if d_model % heads:
+            raise ValueError(f"Mamba2: heads={heads} does not divide d_model={d_model}.")
         self.heads, self.head_dim, self.state_size = heads, d_model // heads, state_size
         self.widths = [d_model, d_model + 2 * state_size, heads]
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
         self.conv = CausalConv(d_model + 2 * state_size, conv)
-        # Step sizes log-uniform in [0.001, 0.1] through the softplus's inverse, decay rates uniform in [1, 16].
+        # Steps log-uniform in [0.001, 0.1] through the softplus's inverse, decay rates uniform in [1, 16].
         step = torch.exp(torch.rand(heads) * math.log(100.0) + math.log(0.001))
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1.0, 16.0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,8 @@ class BMojoLM(nn.Module):
     ----------
     vocabulary : int
     layers : sequence of BMojoConfig
-        One per block, all of one width. Configurations may differ: a stacked hybrid is a list in which a mixer
-        alone (`window=0`) and a window alone (`mixer="none"`, `eidetic=0`) take turns.
+        One per block, all of one width. Configurations may differ: a stacked hybrid is a list in which a
+        mixer alone (`window=0`) and a window alone (`mixer="none"`, `eidetic=0`) take turns.
     mlp_ratio : float
         Width of the gated perceptron after each layer, over `d_model`; 0 leaves it out.
 
@@ -74,18 +74,27 @@ class BMojoLM(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def init_state(self, batch: int, *, eidetic: int | None = None) -> LMState:
-        """The state before the first token, one per layer; `eidetic` is the budget of the layers that have one."""
+        """The state before the first token, one per layer; `eidetic` is the budget of layers that have one."""
 
         def places(config: BMojoConfig) -> int | None:
             return eidetic if config.eidetic else None
 
-        return tuple(block.layer.init_state(batch, eidetic=places(block.layer.config)) for block in self._blocks())
+        return tuple(
+            block.layer.init_state(batch, eidetic=places(block.layer.config)) for block in self._blocks()
+        )
 
-    def forward(self, tokens: Tensor, state: LMState | None = None) -> Any:
+    @overload
+    def forward(self, tokens: Tensor, state: None = None) -> Tensor: ...
+    @overload
+    def forward(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]: ...
+    def forward(self, tokens: Tensor, state: LMState | None = None) -> Tensor | tuple[Tensor, LMState]:
         """Logits (B, T, vocabulary) for tokens (B, T); with the new state where one came in."""
         hidden, new_state = self.hidden(tokens, self.init_state(len(tokens)) if state is None else state)
         logits = self.readout(hidden)
         return logits if state is None else (logits, new_state)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @torch.no_grad()
     def trace(self, tokens: Tensor) -> list[BMojoTrace]:

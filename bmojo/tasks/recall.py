@@ -32,7 +32,7 @@ class RecallBatch(NamedTuple):
 class GapRecall:
     r"""$k_1 v_1 \dots k_K v_K$, filler, then keys whose values are asked for.
 
-    Keys and values are drawn without replacement from the two halves of the vocabulary; token 0 is the filler.
+    Keys and values are drawn without replacement from the two halves of the vocabulary; token 0 is filler.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ class GapRecall:
     def __post_init__(self) -> None:
         if self.vocabulary % 2 or not 1 <= self.pairs < self.vocabulary // 2:
             raise ValueError(
-                f"GapRecall: pairs={self.pairs} came with vocabulary={self.vocabulary}; an even vocabulary with "
-                "more than `pairs` tokens in each half is needed."
+                f"GapRecall: pairs={self.pairs} came with vocabulary={self.vocabulary}; an even vocabulary "
+                "with more than `pairs` tokens in each half is needed."
             )
         if min(self.gap, self.lead, self.spacing) < 0 or self.queries < 1:
             raise ValueError("GapRecall: gap, lead and spacing must be at least 0, queries at least 1.")

@@ -73,7 +73,8 @@ def train_recall(
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
     total = sum(stage.steps for stage in stages)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1.0, (i + 1) / warmup) * (0.525 + 0.475 * math.cos(math.pi * i / total))
+        optimizer,
+        lambda i: min(1.0, (i + 1) / max(1, warmup)) * (0.525 + 0.475 * math.cos(math.pi * i / total)),
     )
     losses: list[float] = []
     model.train()
@@ -89,7 +90,9 @@ def train_recall(
             schedule.step()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}; lower the rate ({rate}).")
+                raise FloatingPointError(
+                    f"the loss is {losses[-1]} at step {len(losses)}; lower the rate ({rate})."
+                )
             if on_step is not None:
                 on_step(len(losses), losses[-1])
     model.eval()

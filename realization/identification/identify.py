@@ -26,7 +26,7 @@ from realization.identification.candidates import (
     with_noise_model,
 )
 from realization.identification.factorization import Scaling, scale
-from realization.identification.realization import Realization, fits, part, unscaled
+from realization.identification.realization import Realization, errors, fits, part, spread, unscaled
 from realization.identification.reduction import shortest
 from realization.identification.refinement import refine
 from realization.identification.summary import summary
@@ -39,11 +39,12 @@ Array = NDArray[np.float64]
 FEWEST_SAMPLES = 12
 MEMBERS = 6
 FIT_LOSS = 0.1
-TIE = 0.02
+CAUTION = 1.0
+BLOCKS = 10
 PATH_ORDER = 24
 HIGHEST_ORDER = 40
 SAMPLES_PER_GAIN = 20
-TWO_FOLDS_UP_TO = 3000
+TWO_FOLDS_UP_TO = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,7 @@ class _Judged(NamedTuple):
     members: tuple[Recipe, ...]
     simulation: Array
     prediction: Array
+    shares: Array
 
 
 class _Fold(NamedTuple):
@@ -270,29 +272,37 @@ def _ranking(
 
 def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
     """Fits on the held-back parts; `None` where a fold does not support the candidate."""
-    fitted, scores, states = [], [], 0
+    fitted, scores, shares, states = [], [], [], 0
+    with_inputs = folds[0].held.u.shape[1] > 0
     for stretch, held in folds:
         found = _made(members, stretch)
         if found is None:
             return None
-        simulation, prediction = fits(found, held)
-        if not (np.isfinite(prediction).all() and np.isfinite(simulation).all()):
+        both = errors(found, held) if with_inputs else (errors(found, held)[1],)
+        if not all(np.isfinite(e).all() for e in both):
             return None
         states = len(found.A)
-        fitted.append((simulation, prediction))
         # The first state is fitted to the part that is judged: more states, more freedom.
-        count = held.y.size
-        freedom = np.sqrt(count / max(count - states, 1.0))
-        shares = [np.maximum(100 - freedom * (100 - fit), -100).mean() for fit in (simulation, prediction)]
-        scores.append(shares[1] if held.u.shape[1] == 0 else np.mean(shares))
+        freedom = np.sqrt(held.y.size / max(held.y.size - states, 1.0))
+        size = spread(held)
+        fit = [100 * (1 - np.linalg.norm(e, axis=0) / size) for e in both]
+        fitted.append((fit[0] if with_inputs else fit[0] * np.nan, fit[-1]))
+        scores.append(np.mean([np.maximum(100 - freedom * (100 - f), -100) for f in fit]))
+        shares += [_shares(freedom * e, size) for e in both]
     simulation, prediction = np.mean(fitted, axis=0)
-    if folds[0].held.u.shape[1] == 0:
-        simulation = np.full_like(simulation, np.nan)
     name = members[0].name if len(members) == 1 else f"mean of the best {len(members)} paths, noise model"
-    candidate = Candidate(
-        name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores))
-    )
-    return _Judged(candidate, members, simulation, prediction)
+    candidate = Candidate(name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores)))
+    return _Judged(candidate, members, simulation, prediction, np.concatenate(shares))
+
+
+def _shares(e: Array, size: Array) -> Array:
+    r"""What each of the blocks of a held-back part takes from the mean fit, in percent.
+
+    $\|e\| = \sum_b \|e_b\|^2 / \|e\|$: the norm's shares add up to it.
+    """
+    norms = np.maximum(np.linalg.norm(e, axis=0), 1e-12)
+    blocks = np.array_split(e**2, min(BLOCKS, len(e)))
+    return np.array([(100 * block.sum(axis=0) / norms / size).mean() for block in blocks])
 
 
 def _made(members: tuple[Recipe, ...], stretch: Stretch) -> Realization | None:
@@ -319,11 +329,17 @@ def _made(members: tuple[Recipe, ...], stretch: Stretch) -> Realization | None:
 def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]:
     """The smallest of those that are as good as the best, as far as the whole record supports it.
 
-    As good: the remaining error is at most a small share larger, which the held-back parts cannot tell apart.
+    As good: the loss against the best, summed over the blocks of the held-back parts, is within its own
+    uncertainty.
     """
-    highest = ranking[0].candidate.score
-    close = [row for row in ranking if 100 - row.candidate.score <= (1 + TIE) * (100 - highest)]
-    for row in [*sorted(close, key=lambda row: row.candidate.order), *ranking]:
+    best = ranking[0]
+
+    def as_good(row: _Judged) -> bool:
+        loss = row.shares - best.shares
+        return bool(loss.sum() <= CAUTION * np.sqrt(len(loss)) * loss.std())
+
+    close = sorted((row for row in ranking if as_good(row)), key=lambda row: row.candidate.order)
+    for row in [*close, *ranking]:
         found = _made(row.members, whole)
         if found is not None:
             return row, found

@@ -12,7 +12,7 @@ from realization.identification.factorization import Scaling
 from realization.identification.noise import innovation_covariance, one_step_innovations
 from realization.systems.models import InnovationsModel
 
-__all__ = ["Realization", "fits", "part", "reflect_poles", "unscaled"]
+__all__ = ["Realization", "errors", "fits", "part", "reflect_poles", "spread", "unscaled"]
 
 Array = NDArray[np.float64]
 STABLE_RADIUS = 0.9999
@@ -77,11 +77,20 @@ def part(scaled: Scaling, begin: int, stop: int) -> Scaling:
 
 def fits(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
     """Simulation and one-step fit per output in percent, the first state estimated on the record that is judged."""
-    A, B, C, D, K = found.A, found.B, found.C, found.D, found.K
+    size = spread(scaled)
+    simulation, prediction = (100 * (1 - np.linalg.norm(e, axis=0) / size) for e in errors(found, scaled))
+    return simulation, prediction
+
+
+def errors(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
+    """Errors of the simulation and of the one-step prediction, each with its best first state, shape (T, p)."""
+    A, B, C, D, K = found[:5]
     y = scaled.y - found.offset
-    spread = np.maximum(np.linalg.norm(y - y.mean(axis=0), axis=0), 1e-12)
-    rows = []
-    for gain in (K * 0.0, K):
-        e, _ = one_step_innovations(A, B, C, D, gain, scaled.u, y)
-        rows.append(100 * (1 - np.linalg.norm(e, axis=0) / spread))
-    return rows[0], rows[1]
+    simulated, _ = one_step_innovations(A, B, C, D, K * 0.0, scaled.u, y)
+    predicted, _ = one_step_innovations(A, B, C, D, K, scaled.u, y)
+    return simulated, predicted
+
+
+def spread(scaled: Scaling) -> Array:
+    """Norm of each output about its mean, shape (p,)."""
+    return np.maximum(np.linalg.norm(scaled.y - scaled.y.mean(axis=0), axis=0), 1e-12)

@@ -73,8 +73,8 @@ class IOData:
             inputs = None
         if inputs is not None and len(inputs) != len(outputs):
             raise ShapeError(
-                f"IOData: y has {len(outputs)} samples and u has {len(inputs)}; both need one row per sample. "
-                "Cut the longer one, or check that time runs along the first axis."
+                f"IOData: y has {len(outputs)} samples and u has {len(inputs)}; both need one row per "
+                "sample. Cut the longer one, or check that time runs along the first axis."
             )
         if dt is not None and not (np.isfinite(dt) and dt > 0):
             raise DataError(f"IOData: dt={dt} came; seconds between samples must be positive (or None).")
@@ -108,7 +108,7 @@ class IOData:
     @property
     def time(self) -> Array:
         """Time of each sample, shape (T,), in seconds (in steps where `dt` is `None`)."""
-        return np.arange(self.length) * (1.0 if self.dt is None else self.dt)
+        return np.arange(self.length, dtype=np.float64) * (1.0 if self.dt is None else self.dt)
 
     @classmethod
     def from_frame(
@@ -198,7 +198,12 @@ class IOData:
             return f"{n} {word}{'' if n == 1 else 's'}"
 
         dt = "dt=None" if self.dt is None else f"dt={self.dt:g} s"
-        parts = [count(self.length, "sample"), count(self.n_outputs, "output"), count(self.n_inputs, "input"), dt]
+        parts = [
+            count(self.length, "sample"),
+            count(self.n_outputs, "output"),
+            count(self.n_inputs, "input"),
+            dt,
+        ]
         return f"IOData({', '.join(parts)})"
 
 
@@ -238,5 +243,7 @@ def _names(names: Sequence[str], count: int, letter: str) -> tuple[str, ...]:
     if not names:
         return tuple(f"{letter}{i + 1}" for i in range(count))
     if isinstance(names, str) or len(names) != count:
-        raise ShapeError(f"IOData: {count} columns of {letter} came with the names {names!r}; one each is needed.")
+        raise ShapeError(
+            f"IOData: {count} columns of {letter} came with the names {names!r}; one each is needed."
+        )
     return tuple(str(name) for name in names)

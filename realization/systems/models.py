@@ -6,7 +6,7 @@ Both are frozen: a change makes a new model. Matrices are read-only float64 arra
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -22,7 +22,7 @@ __all__ = ["InnovationsModel", "StateSpace"]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class StateSpace:
     r"""Linear time-invariant state-space model.
 
@@ -62,12 +62,19 @@ class StateSpace:
     A: Array
     B: Array
     C: Array
-    D: Array = field(default=None)  # type: ignore[assignment]
-    dt: float | None = None
+    D: Array
+    dt: float | None
 
-    def __post_init__(self) -> None:
-        A, B, C = _matrix(self.A, "A"), _matrix(self.B, "B"), _matrix(self.C, "C")
-        D = np.zeros((len(C), B.shape[1])) if self.D is None else _matrix(self.D, "D")
+    def __init__(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike | None = None,
+        dt: float | None = None,
+    ) -> None:
+        A, B, C = _matrix(A, "A"), _matrix(B, "B"), _matrix(C, "C")
+        D = np.zeros((len(C), B.shape[1])) if D is None else _matrix(D, "D")
         n = len(A)
         fits = {
             "A": (A.shape, (n, n)),
@@ -78,9 +85,10 @@ class StateSpace:
         for name, (came, needed) in fits.items():
             if came != needed:
                 raise ShapeError(f"{type(self).__name__}: {name} has shape {came}; here it must be {needed}.")
-        if self.dt is not None and not (np.isfinite(self.dt) and self.dt >= 0):
-            raise DataError(f"dt={self.dt} came; it must be positive, 0.0 (continuous time) or None.")
+        if dt is not None and not (np.isfinite(dt) and dt >= 0):
+            raise DataError(f"dt={dt} came; it must be positive, 0.0 (continuous time) or None.")
         self._freeze(A=A, B=B, C=C, D=D)
+        object.__setattr__(self, "dt", dt)
 
     def _freeze(self, **arrays: Array) -> None:
         for name, array in arrays.items():
@@ -106,7 +114,7 @@ class StateSpace:
     @property
     def poles(self) -> NDArray[np.complex128]:
         """Eigenvalues of `A`, shape (n,), largest modulus first."""
-        poles = np.linalg.eigvals(self.A).astype(complex)
+        poles: NDArray[np.complex128] = np.linalg.eigvals(self.A).astype(complex)
         return poles[np.lexsort((poles.imag, -np.abs(poles)))]
 
     @property
@@ -193,7 +201,7 @@ class StateSpace:
         RankError
             If `T` is singular to working precision.
         """
-        return type(self)(**self._fields() | self._transformed(self._basis(T)))
+        return replace(self, **self._transformed(self._basis(T)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path`: JSON or NPZ by the file's ending, no pickle, exact to the last bit."""
@@ -218,16 +226,13 @@ class StateSpace:
             f"{'stable' if self.is_stable else 'unstable'})"
         )
 
-    def _fields(self) -> dict[str, Array | float | None]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
     def _basis(self, T: ArrayLike) -> tuple[Array, Array]:
         T = _matrix(T, "T")
         if T.shape != (self.n_states, self.n_states):
             raise ShapeError(f"similarity_transform: T has shape {T.shape}; it must be {self.A.shape}.")
         if self.n_states and np.linalg.cond(T) > 1 / np.finfo(float).eps:
             raise RankError("similarity_transform: T is singular to working precision.")
-        return T, np.linalg.inv(T)
+        return T, np.linalg.inv(T).astype(float)
 
     def _transformed(self, basis: tuple[Array, Array]) -> dict[str, Array]:
         T, T_inverse = basis
@@ -246,7 +251,9 @@ class StateSpace:
         if u.ndim == 1 and self.n_inputs == 1:
             u = u[:, None]
         if u.ndim != 2 or u.shape[1] != self.n_inputs:
-            raise ShapeError(f"u has shape {u.shape}; a model with {self.n_inputs} inputs needs (T, {self.n_inputs}).")
+            raise ShapeError(
+                f"u has shape {u.shape}; a model with {self.n_inputs} inputs needs (T, {self.n_inputs})."
+            )
         return u
 
     def _state(self, x0: ArrayLike | None) -> Array:
@@ -256,7 +263,7 @@ class StateSpace:
         return x0
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class InnovationsModel(StateSpace):
     r"""State-space model in innovations form, with the operating point of the data.
 
@@ -288,22 +295,35 @@ class InnovationsModel(StateSpace):
     array([0. , 0.5, 0.5])
     """
 
-    K: Array = field(default=None)  # type: ignore[assignment]
-    Re: Array = field(default=None)  # type: ignore[assignment]
-    u_mean: Array = field(default=None)  # type: ignore[assignment]
-    y_mean: Array = field(default=None)  # type: ignore[assignment]
+    K: Array
+    Re: Array
+    u_mean: Array
+    y_mean: Array
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike | None = None,
+        dt: float | None = None,
+        K: ArrayLike | None = None,
+        Re: ArrayLike | None = None,
+        u_mean: ArrayLike | None = None,
+        y_mean: ArrayLike | None = None,
+    ) -> None:
+        super().__init__(A, B, C, D, dt)
         n, m, p = self.n_states, self.n_inputs, self.n_outputs
-        K = np.zeros((n, p)) if self.K is None else _matrix(self.K, "K")
-        Re = np.eye(p) if self.Re is None else _matrix(self.Re, "Re")
-        u_mean = np.zeros(m) if self.u_mean is None else np.atleast_1d(np.asarray(self.u_mean, dtype=float))
-        y_mean = np.zeros(p) if self.y_mean is None else np.atleast_1d(np.asarray(self.y_mean, dtype=float))
+        K = np.zeros((n, p)) if K is None else _matrix(K, "K")
+        Re = np.eye(p) if Re is None else _matrix(Re, "Re")
+        u_mean = np.zeros(m) if u_mean is None else np.atleast_1d(np.asarray(u_mean, dtype=float))
+        y_mean = np.zeros(p) if y_mean is None else np.atleast_1d(np.asarray(y_mean, dtype=float))
         fits = {"K": (K, (n, p)), "Re": (Re, (p, p)), "u_mean": (u_mean, (m,)), "y_mean": (y_mean, (p,))}
         for name, (array, needed) in fits.items():
             if array.shape != needed:
-                raise ShapeError(f"InnovationsModel: {name} has shape {array.shape}; here it must be {needed}.")
+                raise ShapeError(
+                    f"InnovationsModel: {name} has shape {array.shape}; here it must be {needed}."
+                )
             if not np.isfinite(array).all():
                 raise DataError(f"InnovationsModel: {name} has entries that are NaN or infinite.")
         scale = np.abs(Re).max(initial=0.0)
@@ -349,21 +369,26 @@ class InnovationsModel(StateSpace):
         y : ndarray, shape (T, p)
         """
         self._require_discrete("simulate")
-        if u is None and (e is None or self.n_inputs):
-            raise ShapeError(
-                f"simulate: the model has {self.n_inputs} inputs; "
-                + ("u is needed." if self.n_inputs else "give innovations e of shape (T, p), or u of shape (T, 0).")
-            )
-        e = None if e is None else np.asarray(e, dtype=float).reshape(len(np.asarray(e)), -1)
-        inputs = np.empty((len(e), 0)) if u is None and e is not None else self._inputs(u) - self.u_mean  # type: ignore[arg-type]
-        if e is None:
+        noise = None if e is None else np.asarray(e, dtype=float)
+        if noise is not None and noise.ndim == 1:
+            noise = noise[:, None]
+        if u is not None:
+            inputs = self._inputs(u) - self.u_mean
+        elif noise is not None and self.n_inputs == 0:
+            inputs = np.empty((len(noise), 0))
+        else:
+            remedy = "u is needed." if self.n_inputs else "give innovations e (T, p), or u of shape (T, 0)."
+            raise ShapeError(f"simulate: the model has {self.n_inputs} inputs; {remedy}")
+        if noise is None:
             return self.y_mean + self._response(inputs, self._state(x0))
-        if e.shape != (len(inputs), self.n_outputs):
-            raise ShapeError(f"simulate: e has shape {e.shape}; it must be {(len(inputs), self.n_outputs)}.")
+        if noise.shape != (len(inputs), self.n_outputs):
+            raise ShapeError(
+                f"simulate: e has shape {noise.shape}; it must be {(len(inputs), self.n_outputs)}."
+            )
         driven = StateSpace(
             self.A, np.hstack([self.B, self.K]), self.C, np.hstack([self.D, np.eye(self.n_outputs)]), self.dt
         )
-        return self.y_mean + driven.simulate(np.hstack([inputs, e]), x0)
+        return self.y_mean + driven.simulate(np.hstack([inputs, noise]), x0)
 
     def predict(self, data: IOData | ArrayLike, horizon: int = 1, x0: ArrayLike | None = None) -> Array:
         r"""Prediction $\hat y_{t|t-h}$ of each output from what was known `horizon` samples before.

@@ -11,7 +11,7 @@ __all__ = ["innovation_topk_naive"]
 def innovation_topk_naive(
     priority: NDArray[np.float64], budget: int, window: int, chunk: int
 ) -> NDArray[np.int64]:
-    """Sets `(B, chunks, budget)` for priorities `(B, T)`: at each chunk's start the best that will have left the window."""
+    """Sets `(B, chunks, budget)`: the best of what will have left the window by the end of each chunk."""
     batch, length = priority.shape
     chunks = -(-length // chunk)
     index = np.full((batch, chunks, budget), -1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""`innovation_topk`: the streaming choice of what is worth a place, one algorithm for signals and for tokens."""
+"""`innovation_topk`: the streaming choice of what is worth a place, for signals and for tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RULES", "KeptSet", "innovation_topk", "selection_priority"]
 RULES = ("top", "threshold", "fifo", "random", "norm", "oracle")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeptSet:
     """The set that a stream carries: what was kept, and up to where the stream was judged.
 
@@ -95,8 +95,8 @@ def selection_priority(
     scores : ndarray, shape (B, T)
         Normalized innovations squared (`top`, `threshold`), norms (`norm`) or given worths (`oracle`).
     rule : {"top", "threshold", "fifo", "random", "norm", "oracle"}
-        `threshold` ranks what exceeds it by time, so that the oldest leaves first; `random` ranks by a hash of
-        the position, which makes a uniform sample of the past, the same however the stream is cut.
+        `threshold` ranks what exceeds it by time, so that the oldest leaves first; `random` ranks by a hash
+        of the position, which makes a uniform sample of the past, the same however the stream is cut.
     threshold : float, optional
         Needed by `threshold`.
     seed : int

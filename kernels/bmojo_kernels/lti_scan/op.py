@@ -45,8 +45,17 @@ def lti_scan(
     (array([0. , 1. , 1.5]), array([1.75]))
     """
     A, B, u = (np.asarray(x, dtype=np.float64) for x in (A, B, u))
-    if A.ndim != 2 or B.ndim != 2 or u.ndim != 2 or A.shape[0] != A.shape[1] or len(B) != len(A) or u.shape[1] != B.shape[1]:
-        raise ValueError(f"lti_scan: A {A.shape}, B {B.shape}, u {u.shape} came; (n, n), (n, m), (T, m) are needed.")
+    if (
+        A.ndim != 2
+        or B.ndim != 2
+        or u.ndim != 2
+        or A.shape[0] != A.shape[1]
+        or len(B) != len(A)
+        or u.shape[1] != B.shape[1]
+    ):
+        raise ValueError(
+            f"lti_scan: A {A.shape}, B {B.shape}, u {u.shape} came; (n, n), (n, m), (T, m) are needed."
+        )
     start = np.zeros(len(A)) if x0 is None else np.asarray(x0, dtype=np.float64)
     if start.shape != (len(A),):
         raise ValueError(f"lti_scan: x0 has shape {start.shape}; it must be ({len(A)},).")
