@@ -26,6 +26,9 @@ $(VENV)/stamp-%: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/stamp-demo  ## run the main job: leaves out/demo/report.html and its pictures
 	$(BIN)/python -m bmojo.demo --out $(OUT)
 
+# The tests' matrices are small: threads of the linear algebra would only wait for each other.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: $(VENV)/stamp-test  ## run the tests (long ones excepted)
 	$(BIN)/python -m pytest
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes: rows of measured values beside their peers and goals, with the machine they ran on."""
+"""What every benchmark writes: measured values beside their peers and goals, and the machine they ran on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every measured row with its goal, and what is met. Run: make goals"""
+"""Print every measured row with its goal, and what is met (`make goals`)."""
 
 from __future__ import annotations
 

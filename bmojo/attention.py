@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Positions", "Segment", "attend", "rotate"]
+from bmojo.chunks import Chunks
+from bmojo.state import KeyValueRing
+
+__all__ = ["Positions", "Segment", "attend", "consecutive", "rotate"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,42 @@ class Segment:
         if self.bias is not None:
             logits = logits + self.bias[:, :, None, None, None]
         return logits.masked_fill(~self.visible[:, :, None, None], torch.finfo(logits.dtype).min / 2)
+
+
+def consecutive(
+    name: str,
+    chunks: Chunks,
+    queries: Tensor,
+    ring: KeyValueRing,
+    positions: Positions,
+    *,
+    ends: tuple[int, int],
+) -> Segment:
+    """Segment of the latest positions: each query `t` sees those from `t - ends[0]` to `t - ends[1]`.
+
+    Parameters
+    ----------
+    name : str
+    chunks : Chunks
+    queries : Tensor, shape (B, T, H, d)
+        Of the piece, not turned yet.
+    ring : KeyValueRing
+        Up to the piece's last position.
+    positions : Positions
+    ends : pair of int
+    """
+    oldest, newest = ends
+    pooled = ring.keys.shape[1]
+    first = chunks.position + chunks.length - pooled
+    turned = positions.keys(ring.keys, torch.arange(first, first + pooled, device=queries.device))
+    key_at = chunks.keys(oldest, oldest - newest + 1)
+    rows = (key_at - first).clamp(0, pooled - 1)
+    back = chunks.queries().unsqueeze(-1) - key_at.unsqueeze(1)
+    visible = (back <= oldest) & (back >= newest) & (key_at >= 0).unsqueeze(1)
+    keys, values = (x.index_select(1, rows.flatten()).unflatten(1, rows.shape) for x in (turned, ring.values))
+    return Segment(
+        name, chunks.cut(positions.queries(queries, chunks.tokens())), keys, values, visible.unsqueeze(0)
+    )
 
 
 def attend(segments: list[Segment], *, scale: float) -> tuple[Tensor, Tensor]:

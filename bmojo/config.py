@@ -117,8 +117,8 @@ class BMojoConfig:
                 raise ValueError(f"{name}={getattr(self, name)} came; it must be at least {least}.")
         if not 0 < self.false_alarm < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"false_alarm={self.false_alarm}, dropout={self.dropout} came; false_alarm must lie in (0, 1) "
-                "and dropout in [0, 1)."
+                f"false_alarm={self.false_alarm}, dropout={self.dropout} came; the first must lie in (0, 1), "
+                "the second in [0, 1)."
             )
         self._check_heads()
         self._check_window()
@@ -134,7 +134,7 @@ class BMojoConfig:
         head_dim = self.d_model // self.heads if self.head_dim is None else self.head_dim
         if head_dim < 1:
             raise ValueError(f"head_dim={head_dim} came; it must be at least 1.")
-        if self.rotary and head_dim % 2:
+        if self.window and self.rotary and head_dim % 2:
             raise ValueError(f"rotary positions turn pairs: head_dim={head_dim} must be even.")
         object.__setattr__(self, "kv_heads", kv_heads)
         object.__setattr__(self, "head_dim", head_dim)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.attention import Positions, Segment, attend
+from bmojo.attention import Positions, Segment, attend, consecutive
 from bmojo.chunks import Chunks
 from bmojo.config import BMojoConfig
 from bmojo.convolution import CausalConv, latest
@@ -20,6 +20,8 @@ from bmojo.state import BMojoState, KeyValueRing
 from bmojo.trace import BMojoTrace
 
 __all__ = ["BMojo", "prediction_loss"]
+
+Stored = tuple[Tensor, Tensor]  # keys and values from storage, each (B, R, kv_heads, head_dim)
 
 
 class BMojo(nn.Module):
@@ -150,16 +152,8 @@ class BMojo(nn.Module):
             eidetic_gate=zeros(places if config.write_gate else 0),
         )
 
-    @overload
     def forward(
-        self, u: Tensor, state: None = None, *, retrieved: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor: ...
-    @overload
-    def forward(
-        self, u: Tensor, state: BMojoState, *, retrieved: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, BMojoState]: ...
-    def forward(
-        self, u: Tensor, state: BMojoState | None = None, *, retrieved: tuple[Tensor, Tensor] | None = None
+        self, u: Tensor, state: BMojoState | None = None, *, retrieved: Stored | None = None
     ) -> Tensor | tuple[Tensor, BMojoState]:
         """Outputs for tokens; with the new state where one came in.
 
@@ -185,17 +179,25 @@ class BMojo(nn.Module):
         return trace.output if state is None else (trace.output, new_state)
 
     if TYPE_CHECKING:
-        __call__ = forward
+
+        @overload
+        def __call__(self, u: Tensor, state: None = None, *, retrieved: Stored | None = None) -> Tensor: ...
+        @overload
+        def __call__(
+            self, u: Tensor, state: BMojoState, *, retrieved: Stored | None = None
+        ) -> tuple[Tensor, BMojoState]: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run `forward`."""
 
     def step(
-        self, u_t: Tensor, state: BMojoState, *, retrieved: tuple[Tensor, Tensor] | None = None
+        self, u_t: Tensor, state: BMojoState, *, retrieved: Stored | None = None
     ) -> tuple[Tensor, BMojoState]:
         """One token (B, D) from a state: its output (B, D), and the state after it."""
         output, state = self(u_t.unsqueeze(1), state, retrieved=retrieved)
         return output.squeeze(1), state
 
     @torch.no_grad()
-    def trace(self, u: Tensor, *, retrieved: tuple[Tensor, Tensor] | None = None) -> BMojoTrace:
+    def trace(self, u: Tensor, *, retrieved: Stored | None = None) -> BMojoTrace:
         """What the layer does along tokens (B, T, D): scores, sets, and where attention goes."""
         return self._run(u, None, retrieved)[0]
 
@@ -204,7 +206,7 @@ class BMojo(nn.Module):
         return self.__dict__ | {"_prediction_loss": None}
 
     def _run(
-        self, u: Tensor, state: BMojoState | None, retrieved: tuple[Tensor, Tensor] | None
+        self, u: Tensor, state: BMojoState | None, retrieved: Stored | None
     ) -> tuple[BMojoTrace, BMojoState, Tensor | None]:
         config = self.config
         if u.ndim != 3 or u.shape[-1] != config.d_model or u.shape[1] == 0:
@@ -274,7 +276,7 @@ class BMojo(nn.Module):
         fading: Tensor,
         state: BMojoState,
         judged: Judged | None,
-        retrieved: tuple[Tensor, Tensor] | None,
+        retrieved: Stored | None,
     ) -> tuple[Tensor, Tensor, tuple[str, ...], dict[str, Any]]:
         """Output, mass (B, T, H, segments) by named segment, and what changes in the state."""
         config, window = self.config, self.config.window
@@ -286,14 +288,15 @@ class BMojo(nn.Module):
             tokens, conv_tail = self.short_conv(u, state.conv_tail)
         queries, keys, values = self._project(self.in_proj, tokens)
         recent = state.window.extended(keys, values)
-        segments = [self._near("window", chunks, queries, recent, window - 1, self.positions)]
+        segments = [consecutive("window", chunks, queries, recent, self.positions, ends=(window - 1, 0))]
         updates: dict[str, Any] = {"conv_tail": conv_tail, "window": recent.latest(window)}
         if self.mixer is not None:
             projection = self.in_proj if config.tie_projections else self.fading_proj
             _, keys, values = self._project(projection, fading)
             readers = queries if config.tie_projections else self._project(projection, tokens)[0]
             faded = state.fading.extended(keys, values)
-            segments.append(self._near("fading", chunks, readers, faded, 2 * window - 1, self.far_positions))
+            ends = (2 * window - 1, window)
+            segments.append(consecutive("fading", chunks, readers, faded, self.far_positions, ends=ends))
             updates["fading"] = faded.latest(2 * window)
         if judged is not None:
             segment, places = self._eidetic(chunks, queries, recent, judged, state)
@@ -313,32 +316,6 @@ class BMojo(nn.Module):
         if self.config.qk_norm:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         return queries, keys, values
-
-    def _near(
-        self,
-        name: str,
-        chunks: Chunks,
-        queries: Tensor,
-        ring: KeyValueRing,
-        oldest: int,
-        positions: Positions,
-    ) -> Segment:
-        """Segment of `w` consecutive positions, from `oldest` before each query on."""
-        window, pooled = self.config.window, ring.keys.shape[1]
-        first = chunks.position + chunks.length - pooled
-        turned = positions.keys(ring.keys, torch.arange(first, first + pooled, device=queries.device))
-        key_at = chunks.keys(oldest, window)
-        rows = (key_at - first).clamp(0, pooled - 1)
-        back = chunks.queries().unsqueeze(-1) - key_at.unsqueeze(1)
-        visible = (back <= oldest) & (back > oldest - window) & (key_at >= 0).unsqueeze(1)
-        keys, values = (x.index_select(1, rows.flatten()) for x in (turned, ring.values))
-        return Segment(
-            name,
-            chunks.cut(positions.queries(queries, chunks.tokens())),
-            keys.unflatten(1, rows.shape),
-            values.unflatten(1, rows.shape),
-            visible.unsqueeze(0),
-        )
 
     def _eidetic(
         self, chunks: Chunks, queries: Tensor, recent: KeyValueRing, judged: Judged, state: BMojoState
@@ -377,7 +354,7 @@ class BMojo(nn.Module):
             updates["eidetic_gate"] = take(judged.log_gate, kept_rows).squeeze(1)
         return segment, updates
 
-    def _retrieved(self, chunks: Chunks, queries: Tensor, retrieved: tuple[Tensor, Tensor]) -> Segment:
+    def _retrieved(self, chunks: Chunks, queries: Tensor, retrieved: Stored) -> Segment:
         keys, values = retrieved
         needed = (len(queries), keys.shape[1] if keys.ndim > 1 else 0, self.groups, self.head_dim)
         if keys.shape != needed or values.shape != needed:

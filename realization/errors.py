@@ -9,6 +9,7 @@ __all__ = [
     "ExcitationError",
     "ExcitationWarning",
     "OrderWarning",
+    "PositiveRealWarning",
     "RankError",
     "RealizationError",
     "RealizationWarning",
@@ -56,6 +57,10 @@ class ExcitationWarning(RealizationWarning):
 
 class OrderWarning(RealizationWarning):
     """The chosen order lies at the limit of what was searched."""
+
+
+class PositiveRealWarning(RealizationWarning):
+    """Covariances belonged to no process, and were changed until they did."""
 
 
 class StabilityWarning(RealizationWarning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ MIXERS = ("none", "lti", "mamba2")
 @st.composite
 def configs(draw: st.DrawFn, **fixed: Any) -> BMojoConfig:
     """Options that fit together, all combinations of them, at small sizes."""
-    window = draw(st.integers(1, 5))
+    window = fixed.get("window", draw(st.integers(1, 5)))
     options = {
         "d_model": 8,
         "heads": draw(st.sampled_from([1, 2, 4])),
@@ -42,10 +43,9 @@ def configs(draw: st.DrawFn, **fixed: Any) -> BMojoConfig:
         "short_conv": draw(st.integers(0, 4)),
         "fading_readout": draw(st.sampled_from(["add", "none"])),
         "write_gate": draw(st.booleans()),
-    } | fixed
-    heads = options["heads"]
-    options.setdefault("kv_heads", draw(st.sampled_from([g for g in (1, 2, 4) if heads % g == 0])))
-    return BMojoConfig(**options)
+    }
+    groups = [g for g in (1, 2, 4) if fixed.get("heads", options["heads"]) % g == 0]
+    return BMojoConfig(**options | {"kv_heads": draw(st.sampled_from(groups))} | fixed)
 
 
 def perturbed(config: BMojoConfig, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> BMojo:
@@ -61,7 +61,9 @@ def perturbed(config: BMojoConfig, *, seed: int = 0, dtype: torch.dtype = torch.
     return layer.eval()
 
 
-def tokens(batch: int, length: int, width: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+def tokens(
+    batch: int, length: int, width: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """White tokens (B, T, D)."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.standard_normal((batch, length, width))).to(dtype)
@@ -72,7 +74,7 @@ def in_pieces(
 ) -> tuple[Tensor, Any]:
     """Outputs of a sequence cut at the given places, and the last state."""
     outputs, edges = [], [0, *sorted({cut for cut in cuts if 0 < cut < x.shape[1]}), x.shape[1]]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         output, state = layer(x[:, start:stop], state)
         outputs.append(output)
         state = state.detach() if detach else state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import scipy.linalg
@@ -67,10 +67,6 @@ class LiftedModel(nn.Module):
             )
         return ((self.basis.mT @ start).expand(batch, -1),)
 
-    @overload
-    def forward(self, u: Tensor, state: None = None) -> Tensor: ...
-    @overload
-    def forward(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]: ...
     def forward(self, u: Tensor, state: MixerState | None = None) -> Tensor | tuple[Tensor, MixerState]:
         """Outputs (B, T, p) for inputs (B, T, m); with the new state where one came in."""
         start = self.init_state(len(u)) if state is None else state
@@ -79,7 +75,13 @@ class LiftedModel(nn.Module):
         return y if state is None else (y, new_state)
 
     if TYPE_CHECKING:
-        __call__ = forward
+
+        @overload
+        def __call__(self, u: Tensor, state: None = None) -> Tensor: ...
+        @overload
+        def __call__(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run `forward`."""
 
     def step(self, u_t: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One sample (B, m): the output (B, p) and the state after it."""

@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 WIDTH, WINDOW, LAYERS = 64, 8, 2
-TASK = GapRecall(pairs=8, gap=32, queries=16)
-CURRICULUM = (GapRecall(pairs=2, gap=16, queries=4), GapRecall(pairs=4, gap=24, queries=8), TASK)
+TASK = GapRecall(pairs=8, gap=48, queries=16)
+CURRICULUM = (GapRecall(pairs=2, gap=16, queries=4), GapRecall(pairs=4, gap=32, queries=8), TASK)
 GROWTH_PAIRS = (8, 16, 24, 31)
-GROWTH_GAPS = (32, 128, 512)
+GROWTH_GAPS = (48, 192, 768)
 
 
 @dataclass(frozen=True)

@@ -220,8 +220,10 @@ def _recall_sections(outcomes: Sequence[Outcome], album: _Album) -> list[Section
                 album.add(
                     "growth",
                     pictures.growth(outcomes),
-                    "Each point: 1024 queries. The rival holds as many bytes in its state as B'MOJO held in "
-                    "its places in training.",
+                    "Each point: 1024 queries. In training both held the same bytes, the rival in its state, "
+                    "B'MOJO in its places. What grows is paid for: "
+                    f"{GROWTH_PAIRS[-1]} pairs take {2 * GROWTH_PAIRS[-1]} places, "
+                    f"{_place_bytes(outcomes) * 2 * GROWTH_PAIRS[-1] / 1024:.0f} KiB over all layers.",
                     "Accuracy against the number of pairs, for three lengths of the gap",
                 )
             ],
@@ -291,6 +293,12 @@ def _growth_table(outcomes: Sequence[Outcome]) -> Table:
         for gap in GROWTH_GAPS
     ]
     return Table(["right, %", *(f"{pairs} pairs" for pairs in GROWTH_PAIRS)], rows)
+
+
+def _place_bytes(outcomes: Sequence[Outcome]) -> int:
+    """Bytes of one place, over all layers."""
+    best = _named(outcomes, "B'MOJO, m = 16")
+    return best.memory["eidetic"] // best.contender.eidetic
 
 
 def _named(outcomes: Sequence[Outcome], name: str) -> Outcome:

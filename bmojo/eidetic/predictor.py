@@ -64,7 +64,7 @@ class ConvPredictor(nn.Module):
         error = u.detach() - self.predict(u, tail)
         squared = error.square()
         score = (squared.detach() / self.variance.clamp_min(1e-6)).sum(-1)
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # a look (`BMojo.trace`) teaches nothing
             with torch.no_grad():
                 self.variance.lerp_(squared.mean(dim=(0, 1)), self.momentum)
         return score, squared.mean(), latest(torch.cat([tail, u.detach()], dim=1), tail.shape[1])

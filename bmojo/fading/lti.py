@@ -163,11 +163,12 @@ class LTI(nn.Module):
                 layer.skew[k] = torch.log(stretch)
             for own, given in ((layer.upper, A), (layer.B, B), (layer.C, C), (layer.D, D)):
                 own.copy_(given)
-            error = (layer.A() - A).abs().max() if len(A) else A.new_zeros(())
-            if not error <= A.abs().max() * math.sqrt(torch.finfo(A.dtype).eps):
+            error = torch.linalg.norm(layer.A() - A)
+            if not error <= torch.linalg.norm(A) * math.sqrt(torch.finfo(A.dtype).eps):
                 raise ValueError(
-                    "LTI: A is not in real Schur form (quasi upper triangular, 2×2 blocks with equal diagonal "
-                    "entries and off-diagonal ones of opposite sign); scipy.linalg.schur(A, output='real') is."
+                    "LTI: A is not in real Schur form: quasi upper triangular, 2×2 blocks with equal "
+                    "diagonal entries, off-diagonal ones of opposite sign. Take scipy.linalg.schur(A, "
+                    "output='real')."
                 )
         return layer
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from bmojo.config import BMojoConfig
-from bmojo.layer import BMojo, BMojoTrace
+from bmojo.layer import BMojo
 from bmojo.state import BMojoState
+from bmojo.trace import BMojoTrace
 
 __all__ = ["BMojoLM", "LMState"]
 
@@ -74,7 +75,7 @@ class BMojoLM(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def init_state(self, batch: int, *, eidetic: int | None = None) -> LMState:
-        """The state before the first token, one per layer; `eidetic` is the budget of layers that have one."""
+        """State before the first token, by layer; `eidetic` is the budget of the layers that have one."""
 
         def places(config: BMojoConfig) -> int | None:
             return eidetic if config.eidetic else None
@@ -83,10 +84,6 @@ class BMojoLM(nn.Module):
             block.layer.init_state(batch, eidetic=places(block.layer.config)) for block in self._blocks()
         )
 
-    @overload
-    def forward(self, tokens: Tensor, state: None = None) -> Tensor: ...
-    @overload
-    def forward(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]: ...
     def forward(self, tokens: Tensor, state: LMState | None = None) -> Tensor | tuple[Tensor, LMState]:
         """Logits (B, T, vocabulary) for tokens (B, T); with the new state where one came in."""
         hidden, new_state = self.hidden(tokens, self.init_state(len(tokens)) if state is None else state)
@@ -94,7 +91,13 @@ class BMojoLM(nn.Module):
         return logits if state is None else (logits, new_state)
 
     if TYPE_CHECKING:
-        __call__ = forward
+
+        @overload
+        def __call__(self, tokens: Tensor, state: None = None) -> Tensor: ...
+        @overload
+        def __call__(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run `forward`."""
 
     @torch.no_grad()
     def trace(self, tokens: Tensor) -> list[BMojoTrace]:

@@ -1,4 +1,4 @@
-"""Innovations of a record: what the model did not predict, how surprising it was, whether anything is left."""
+"""Innovations of a record: what the model did not predict, how surprising it was, what is left in it."""
 
 from __future__ import annotations
 
@@ -173,11 +173,12 @@ def whiteness_test(
 ) -> WhitenessTest:
     r"""Test whether innovations are white, and independent of the inputs.
 
-    $$Q = T^2 \sum_{k=1}^{L} \frac{1}{T-k} \operatorname{tr}(\hat C_k^\top \hat C_0^{-1} \hat C_k \hat C_0^{-1})
+    $$Q = T^2 \sum_{k=1}^{L} \frac{1}{T-k}
+    \operatorname{tr}(\hat C_k^\top \hat C_0^{-1} \hat C_k \hat C_0^{-1})
     \sim \chi^2_{p^2 L}$$
 
-    and, with inputs, $T\, r^\top (\hat R_u \otimes \hat C_0)^{-1} r \sim \chi^2$ for the stacked cross covariances
-    $r$ of $e_t$ with $u_t, \dots, u_{t-L}$. Means are removed.
+    and, with inputs, $T\, r^\top (\hat R_u \otimes \hat C_0)^{-1} r \sim \chi^2$ for the stacked cross
+    covariances $r$ of $e_t$ with $u_t, \dots, u_{t-L}$. Means are removed.
 
     Parameters
     ----------

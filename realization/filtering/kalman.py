@@ -189,8 +189,8 @@ def stationary_covariance(model: InnovationsModel) -> Array:
     """
     if not model.is_stable:
         raise UnstableError(
-            f"stationary_covariance: the model has a pole of modulus {abs(model.poles[0]):.6g}, so its state has "
-            "no stationary covariance. Give P0 (zeros where the first state is known)."
+            f"stationary_covariance: the model has a pole of modulus {abs(model.poles[0]):.6g}, so its "
+            "state has no stationary covariance. Give P0 (zeros where the first state is known)."
         )
     if model.n_states == 0:
         return np.zeros((0, 0))
@@ -207,7 +207,7 @@ def cholesky_of(Re: Array, caller: str) -> Array:
             f"{values[-1]:.3g}), so innovations have no density. Drop redundant outputs, or give the model a "
             "small Re."
         )
-    return np.linalg.cholesky(Re)
+    return np.linalg.cholesky(Re).astype(float)
 
 
 def _covariance(P0: ArrayLike, n: int) -> Array:

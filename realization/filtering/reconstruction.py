@@ -34,7 +34,8 @@ class Reconstruction:
     e : ndarray, shape (T, p)
         Innovations: those that were kept, and the conditional mean of the others.
     error : float
-        $\sum_t (e_t - \hat e_t)^\top R_e^{-1} (e_t - \hat e_t)$, what was forgotten; it never grows when more is kept.
+        $\sum_t (e_t - \hat e_t)^\top R_e^{-1} (e_t - \hat e_t)$, what was forgotten; it never grows when
+        more is kept.
     floats : int
         Numbers stored: two states, and for each kept sample its innovation and its position.
 
@@ -132,7 +133,8 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
     record = model._record(data)
     if selection.e.shape != record.y.shape:
         raise ShapeError(
-            f"reconstruct: the selection is of a record of shape {selection.e.shape}, this one has {record.y.shape}."
+            f"reconstruct: the selection is of a record of shape {selection.e.shape}, this one has "
+            f"{record.y.shape}."
         )
     e = np.where(selection.kept[:, None], selection.e, 0.0)
     missing = np.flatnonzero(~selection.kept)
@@ -172,7 +174,7 @@ def reconstruction_curve(
     data : IOData
     budgets : sequence of int
     rule, alpha, scores, seed
-        As for `select_innovations`.
+        As for `select_innovations`; scores of shape (T,).
 
     Returns
     -------

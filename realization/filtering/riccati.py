@@ -104,14 +104,14 @@ def dare(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | 
     P = _newton(A, C, Q, R, S, _initial_solution(A, C, Q, R, S))
     Re = C @ P @ C.T + R
     K = _gain(A, C, S, P, Re)
-    poles = np.linalg.eigvals(A - K @ C).astype(complex)
+    poles = np.asarray(np.linalg.eigvals(A - K @ C), dtype=np.complex128)
     poles = poles[np.lexsort((poles.imag, -np.abs(poles)))]
     residual = _residual(A, C, Q, R, S, P)
     if not abs(poles[0]) < 1 or residual > 1e-6:
         raise ConvergenceError(
-            f"dare: no stabilizing solution was reached (largest closed-loop pole {abs(poles[0]):.6g}, relative "
-            f"residual {residual:.2g}). A mode of A on or near the unit circle is not driven by the process "
-            "noise: add noise to it in Q, or take it out of the model."
+            f"dare: no stabilizing solution was reached (largest closed-loop pole {abs(poles[0]):.6g}, "
+            f"relative residual {residual:.2g}). A mode of A on or near the unit circle is not driven by "
+            "the process noise: add noise to it in Q, or take it out of the model."
         )
     return DareSolution(P, K, (Re + Re.T) / 2, poles, residual)
 
@@ -134,8 +134,8 @@ def innovations_form(
 
     Parameters
     ----------
-    A, C, Q, R, S
-        As for `dare`.
+    A, C, Q, R, S : array_like
+        As for `dare`: shapes (n, n), (p, n), (n, n), (p, p), (n, p).
     B : array_like, shape (n, m), optional
         No input when left out.
     D : array_like, shape (p, m), optional
@@ -192,8 +192,8 @@ def _checked(
     lowest = np.linalg.eigvalsh(joint)[0] if len(joint) else 0.0
     if lowest < -1e-10 * scale:
         raise DataError(
-            f"dare: [[Q, S], [Sᵀ, R]] has the eigenvalue {lowest:.3g}; the joint covariance of the noises must "
-            "be positive semidefinite."
+            f"dare: [[Q, S], [Sᵀ, R]] has the eigenvalue {lowest:.3g}; the joint covariance of the noises "
+            "must be positive semidefinite."
         )
     return A, C, (Q + Q.T) / 2, (R + R.T) / 2, S
 
@@ -207,8 +207,9 @@ def _require_detectable(A: Array, C: Array) -> None:
         smallest = np.linalg.svd(np.vstack([pole * np.eye(len(A)) - A, C]), compute_uv=False)[-1]
         if smallest <= len(A) * EPS * scale * 10:
             raise RankError(
-                f"dare: (A, C) is not detectable: the mode at {pole:.6g} does not decay and does not reach the "
-                "outputs. Measure it, or take it out of the model (realization.systems: minimal realization)."
+                f"dare: (A, C) is not detectable: the mode at {pole:.6g} does not decay and does not "
+                "reach the outputs. Measure it, or take it out of the model (realization.systems: "
+                "minimal realization)."
             )
 
 
@@ -239,8 +240,9 @@ def _doubling(A: Array, C: Array, Q: Array, R: Array, S: Array) -> Array:
         if np.linalg.norm(step) <= EPS * np.linalg.norm(H):
             return (H + H.T) / 2
     raise ConvergenceError(
-        "dare: neither the Schur form nor the doubling iteration found a stabilizing solution. A mode of A on "
-        "the unit circle is not driven by the process noise: add noise to it in Q, or take it out of the model."
+        "dare: neither the Schur form nor the doubling iteration found a stabilizing solution. A mode of "
+        "A on the unit circle is not driven by the process noise: add noise to it in Q, or take it out "
+        "of the model."
     )
 
 
@@ -271,8 +273,9 @@ def _positive_definite(matrix: Array, name: str = "R") -> tuple[Array, bool]:
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     if len(values) and values[0] <= len(values) * EPS * values[-1]:
         raise RankError(
-            f"dare: {name} is singular (eigenvalues {values[0]:.3g} to {values[-1]:.3g}): some combination of "
-            "the outputs is free of noise. Add a small measurement noise to R, or drop the redundant output."
+            f"dare: {name} is singular (eigenvalues {values[0]:.3g} to {values[-1]:.3g}): some "
+            "combination of the outputs is free of noise. Add a small measurement noise to R, or drop "
+            "the redundant output."
         )
     return scipy.linalg.cho_factor((matrix + matrix.T) / 2, lower=True)
 

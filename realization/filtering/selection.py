@@ -125,9 +125,9 @@ def select_innovations(
         Most samples that are kept at a time.
     rule : {"top", "threshold", "fifo", "random", "norm", "oracle"}
         `top` keeps the largest $s_t$ so far (ties to the older); `threshold` keeps $s_t$ above the
-        $\chi^2_p$ quantile at false-alarm rate `alpha`, and the oldest leaves when there are too many. Controls:
-        `fifo` the latest samples, `random` any, `norm` the largest $\|y_t - \bar y\|^2$, `oracle` the largest of
-        the `scores` given.
+        $\chi^2_p$ quantile at false-alarm rate `alpha`, and the oldest leaves when there are too many.
+        Controls: `fifo` the latest samples, `random` any, `norm` the largest $\|y_t - \bar y\|^2$, `oracle`
+        the largest of the `scores` given.
     alpha : float
         False-alarm rate of `threshold`; the other rules do not use it.
     x0 : array_like, shape (n,), optional

@@ -138,7 +138,8 @@ def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[
     longest = longest_lags(stretch.scaled)
     delays = (0, 1) if m and stretch.feedthrough else (1,)
     found += [Recipe("arx", k, "prediction", delay=delay) for k in LAGS if k <= longest for delay in delays]
-    # Few samples for many channels: least squares needs a ridge, and no dynamics at all may be the best guess.
+    # Few samples for many channels: least squares needs a ridge, and no dynamics at all may be the best
+    # guess.
     if longest < 8:
         shrunk = [(k, ridge) for k in (1, 2, 3) for ridge in (1e-3, 1e-2, 1e-1, 1.0)]
         found += [
@@ -151,7 +152,7 @@ def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[
 
 
 def average(members: list[Realization]) -> Realization:
-    """Mean of the paths from the inputs of several models, side by side; the noise model is left to be made."""
+    """Mean of the paths from the inputs of several models, side by side; no noise model."""
     count = len(members)
     return members[0]._replace(
         A=scipy.linalg.block_diag(*[found.A for found in members]),

@@ -33,7 +33,7 @@ class Scaling(NamedTuple):
 
 
 def scale(data: IOData, caller: str) -> Scaling:
-    """Take off the means and bring each column to unit variance, so that units do not decide the conditioning."""
+    """Take off the means and bring columns to unit variance: units must not decide the conditioning."""
     parts = []
     for values, names, kind in (
         (data.inputs, data.input_names, "input"),
@@ -43,8 +43,8 @@ def scale(data: IOData, caller: str) -> Scaling:
         deviation = values.std(axis=0)
         for column in np.flatnonzero(deviation <= 1e-13 * np.abs(values).max(axis=0, initial=0.0)):
             raise DataError(
-                f"{caller}: {kind} {names[column]!r} is constant over the {data.length} samples, so nothing can be "
-                "learned about it. Leave it out, or take a record in which it moves."
+                f"{caller}: {kind} {names[column]!r} is constant over the {data.length} samples, so "
+                "nothing can be learned about it. Leave it out, or take a record in which it moves."
             )
         parts.append(((values - mean) / deviation, mean, deviation))
     (u, u_mean, u_scale), (y, y_mean, y_scale) = parts
@@ -58,8 +58,9 @@ class Factorization:
     $$\begin{bmatrix} \mathbf 1 & U_f^\top & U_p^\top & Y_p^\top & Y_f^\top \end{bmatrix} = Q
     \begin{bmatrix} r & \ast \\ 0 & R \end{bmatrix}$$
 
-    The column of ones takes unknown constants out of the data exactly. The columns of `R` stand for the Hankel rows in an orthonormal basis of the record: any projection of the
-    data is the same projection of `R`.
+    The column of ones takes unknown constants out of the data exactly. The columns of `R` stand for the
+    Hankel rows in an orthonormal basis of the record: any projection of the data is the same projection of
+    `R`.
 
     Attributes
     ----------
@@ -107,9 +108,10 @@ class Factorization:
     def subspace(self, weighting: Weighting) -> tuple[Array, Array]:
         r"""Extended observability matrix by a weighting: its directions, and their singular values.
 
-        With $P = Y_f / W_p$ the part of the future that the past explains once the future inputs are projected
-        out, `moesp` decomposes $P$ itself, `n4sid` the oblique projection (which puts the future inputs' share
-        of the past back), `cva` $(Y_f \Pi Y_f^\top)^{-1/2} P$, whose singular values are canonical correlations.
+        With $P = Y_f / W_p$ the part of the future that the past explains once the future inputs are
+        projected out, `moesp` decomposes $P$ itself, `n4sid` the oblique projection (which puts the future
+        inputs' share of the past back), `cva` $(Y_f \Pi Y_f^\top)^{-1/2} P$, whose singular values are
+        canonical correlations.
 
         Returns
         -------
@@ -180,8 +182,8 @@ def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
     if columns <= width:
         raise ExcitationError(
             f"{caller}: {length} samples with block_rows={i}, {m} inputs and {p} outputs; at least "
-            f"{width + 2 * i} samples are needed for the Hankel matrices to have more columns than rows. Take "
-            "fewer block rows, fewer channels or a longer record."
+            f"{width + 2 * i} samples are needed for the Hankel matrices to have more columns than rows. "
+            "Take fewer block rows, fewer channels or a longer record."
         )
     R = np.zeros((0, width + 1))
     step = max(4 * width, 2048)
@@ -190,13 +192,14 @@ def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
         rows = _hankel_rows(scaled, i, begin, stop)
         stacked = np.vstack([R, rows]) if len(R) else rows
         R = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: width + 1]
-    R = np.ascontiguousarray(R[1:, 1:])
+    R = np.array(R[1:, 1:], dtype=float, order="C")
     if m:
         inputs = scipy.linalg.svd(R[: 2 * i * m, : 2 * i * m], compute_uv=False)
         if inputs[-1] <= 1e-6 * inputs[0]:
             warnings.warn(
                 f"{caller}: the inputs excite only {int((inputs > 1e-6 * inputs[0]).sum())} of the "
-                f"{2 * i * m} directions that block_rows={i} asks for; what they do not excite is not identified. "
+                f"{2 * i * m} directions that block_rows={i} asks for; what they do not excite is not "
+                f"identified. "
                 "Take richer inputs or fewer block rows.",
                 ExcitationWarning,
                 stacklevel=4,

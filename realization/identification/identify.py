@@ -13,7 +13,6 @@ from realization.errors import (
     DataError,
     ExcitationError,
     ExcitationWarning,
-    OrderWarning,
     RealizationError,
     StabilityWarning,
 )
@@ -40,11 +39,12 @@ FEWEST_SAMPLES = 12
 MEMBERS = 6
 FIT_LOSS = 0.1
 CAUTION = 1.0
+TIE = 0.04
 BLOCKS = 10
 PATH_ORDER = 24
 HIGHEST_ORDER = 40
 SAMPLES_PER_GAIN = 20
-TWO_FOLDS_UP_TO = 10_000
+TWO_FOLDS_UP_TO = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,11 @@ class Candidate:
     method : str
     order : int
     simulation, prediction : float
-        Fit in percent, mean over outputs and held-back parts; NaN for the simulation of a record without inputs.
+        Fit in percent, mean over outputs and held-back parts; NaN for the simulation of a record without
+        inputs.
     score : float
-        What the choice is made by: the mean of the two, each output's fit counted as at least -100 and corrected
-        for the states that are fitted to the held-back part.
+        What the choice is made by: the mean of the two, each output's fit counted as at least -100 and
+        corrected for the states that are fitted to the held-back part.
 
     Examples
     --------
@@ -148,14 +149,16 @@ def identify(
 ) -> Identification:
     r"""Identify a model in one call.
 
-    Subspace models of both weightings and many orders, their refinements by prediction error, and autoregressive
-    models of many lags are estimated on a part of the record and judged on the rest by the mean of their
-    simulation and one-step fits; so are their combinations with a noise model of their own,
+    Subspace models of both weightings and many orders, their refinements by prediction error, and
+    autoregressive models of many lags are estimated on a part of the record and judged on the rest by the
+    mean of their simulation and one-step fits; so are their combinations with a noise model of their own,
 
     $$y = G u + H e,$$
 
-    and the mean of the best paths $G$. The winner is estimated again from the whole record, brought to the lowest
-    order that costs at most 0.1 percent of either fit by balanced truncation, and its gain is refined.
+    and the mean of the best paths $G$. Of those that the held-back parts cannot tell from the best, that of
+    the lowest order is estimated again from the whole record, brought by balanced truncation to the lowest
+    order that costs at most 0.1 percent of either fit (at most 40 states unless `max_order` says otherwise),
+    and its gain is refined.
 
     Parameters
     ----------
@@ -168,8 +171,8 @@ def identify(
     feedthrough : bool
         Whether an input may act on the outputs at once.
     stable : bool
-        Return a stable model in any case, with a warning where the estimate was not; `False` leaves poles where
-        they are (for an unstable plant).
+        Return a stable model in any case, with a warning where the estimate was not; `False` leaves poles
+        where they are (for an unstable plant).
 
     Returns
     -------
@@ -231,13 +234,13 @@ def _check_options(record: IOData, order: int | None, max_order: int | None) -> 
         raise DataError(f"identify: order={order} is above max_order={max_order}; give one of the two.")
     if record.length < FEWEST_SAMPLES:
         raise ExcitationError(
-            f"identify: {record.length} samples came; at least {FEWEST_SAMPLES} are needed to estimate on one part "
-            "and judge on another. Take a longer record."
+            f"identify: {record.length} samples came; at least {FEWEST_SAMPLES} are needed to estimate on "
+            "one part and judge on another. Take a longer record."
         )
 
 
 def _folds(scaled: Scaling, feedthrough: bool, stable: bool) -> list[_Fold]:
-    """Estimate on three quarters, judge on the last quarter; the other way round too unless the record is long."""
+    """Estimate on three quarters, judge on the last; the other way round too unless the record is long."""
     length = len(scaled.y)
     cut = round(0.75 * length)
     spans = [(0, cut, cut, length), (length - cut, length, 0, length - cut)]
@@ -259,8 +262,9 @@ def _ranking(
     if not ranking:
         wanted = "" if order is None else f" of order {order}"
         raise ExcitationError(
-            f"identify: no model{wanted} could be estimated from {len(scaled.y)} samples with {scaled.u.shape[1]} "
-            f"inputs and {scaled.y.shape[1]} outputs. Take a longer record, fewer channels or a lower order."
+            f"identify: no model{wanted} could be estimated from {len(scaled.y)} samples with "
+            f"{scaled.u.shape[1]} inputs and {scaled.y.shape[1]} outputs. Take a longer record, fewer "
+            "channels or a lower order."
         )
     if order is None and scaled.u.shape[1]:
         members = tuple(dict.fromkeys(row.members[0]._replace(noise=False) for row in ranking))[:MEMBERS]
@@ -278,7 +282,8 @@ def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
         found = _made(members, stretch)
         if found is None:
             return None
-        both = errors(found, held) if with_inputs else (errors(found, held)[1],)
+        both = errors(found, held)
+        both = both if with_inputs else both[1:]
         if not all(np.isfinite(e).all() for e in both):
             return None
         states = len(found.A)
@@ -291,7 +296,9 @@ def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
         shares += [_shares(freedom * e, size) for e in both]
     simulation, prediction = np.mean(fitted, axis=0)
     name = members[0].name if len(members) == 1 else f"mean of the best {len(members)} paths, noise model"
-    candidate = Candidate(name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores)))
+    candidate = Candidate(
+        name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores))
+    )
     return _Judged(candidate, members, simulation, prediction, np.concatenate(shares))
 
 
@@ -336,7 +343,8 @@ def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]
 
     def as_good(row: _Judged) -> bool:
         loss = row.shares - best.shares
-        return bool(loss.sum() <= CAUTION * np.sqrt(len(loss)) * loss.std())
+        tie = loss.sum() <= CAUTION * np.sqrt(len(loss)) * loss.std()
+        return bool(tie and 100 - row.candidate.score <= (1 + TIE) * (100 - best.candidate.score))
 
     close = sorted((row for row in ranking if as_good(row)), key=lambda row: row.candidate.order)
     for row in [*close, *ranking]:
@@ -344,8 +352,8 @@ def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]
         if found is not None:
             return row, found
     raise ExcitationError(
-        "identify: no candidate that held on a part of the record could be estimated from the whole of it. Take a "
-        "longer or a better excited record."
+        "identify: no candidate that held on a part of the record could be estimated from the whole of "
+        "it. Take a longer or a better excited record."
     )
 
 
@@ -364,12 +372,12 @@ def _notes(
 ) -> list[tuple[type[Warning], str]]:
     notes: list[tuple[type[Warning], str]] = [(ExcitationWarning, text) for text in excitation[-1:]]
     if found.stabilized:
-        text = "identify: an estimate had poles outside the unit circle, which were moved to its inside. If the plant "
-        notes.append((StabilityWarning, text + "is unstable, ask for stable=False."))
-    if not model.is_stable:
-        notes.append(
-            (StabilityWarning, f"identify: the model has a pole of modulus {abs(model.poles[0]):.6g}.")
+        text = (
+            "identify: an estimate had poles outside the unit circle, which were moved to its inside. If the "
+            "plant is unstable, ask for stable=False."
         )
-    if model.n_states > model.n_outputs * len(found.x0) and model.n_states:
-        notes.append((OrderWarning, "identify: the order is at the limit of what was searched."))
+        notes.append((StabilityWarning, text))
+    if not model.is_stable:
+        text = f"identify: the model has a pole of modulus {abs(model.poles[0]):.6g}, as stable=False allows."
+        notes.append((StabilityWarning, text))
     return notes

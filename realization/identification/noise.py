@@ -62,6 +62,6 @@ def one_step_innovations(
 
 
 def innovation_covariance(e: Array) -> Array:
-    """Sample covariance with a floor at the rounding of unit-variance outputs, so that it is never singular."""
+    """Sample covariance, never singular: with a floor at the rounding of unit-variance outputs."""
     covariance = e.T @ e / len(e)
     return (covariance + covariance.T) / 2 + 1e-28 * np.eye(e.shape[1])

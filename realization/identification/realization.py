@@ -76,14 +76,14 @@ def part(scaled: Scaling, begin: int, stop: int) -> Scaling:
 
 
 def fits(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
-    """Simulation and one-step fit per output in percent, the first state estimated on the record that is judged."""
+    """Simulation and one-step fit per output in percent, the first state estimated on the same record."""
     size = spread(scaled)
     simulation, prediction = (100 * (1 - np.linalg.norm(e, axis=0) / size) for e in errors(found, scaled))
     return simulation, prediction
 
 
 def errors(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
-    """Errors of the simulation and of the one-step prediction, each with its best first state, shape (T, p)."""
+    """Errors (T, p) of the simulation and of the one-step prediction, each with its best first state."""
     A, B, C, D, K = found[:5]
     y = scaled.y - found.offset
     simulated, _ = one_step_innovations(A, B, C, D, K * 0.0, scaled.u, y)

@@ -19,9 +19,9 @@ TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 50, 
 class Balanced:
     r"""Truncations balanced between what the record reaches and what the outputs show.
 
-    The reachability gramian is the covariance of the predictor's states over the record, so that frequencies count
-    as much as the inputs excite them, $P = \frac1T \sum_t \hat x_t \hat x_t^\top$; the observability gramian is the
-    model's own.
+    The reachability gramian is the covariance of the predictor's states over the record, so that
+    frequencies count as much as the inputs excite them, $P = \frac1T \sum_t \hat x_t \hat x_t^\top$; the
+    observability gramian is the model's own.
 
     References
     ----------
@@ -53,7 +53,7 @@ class Balanced:
 
 
 def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int | None) -> Realization:
-    """Lowest order whose simulation and one-step fits lose at most `loss` percent, at most `max_order` states.
+    """Lowest order, up to `max_order`, whose simulation and one-step fits lose at most `loss` percent.
 
     Fits are corrected for the states that are fitted to the record, so that many states are no advantage.
     """
@@ -91,6 +91,6 @@ def _corrected(found: Realization, scaled: Scaling) -> Array:
     return np.array([simulation if scaled.u.shape[1] else 0.0, prediction])
 
 
-def _factor(gramian: Array) -> Array:
+def _factor(gramian: NDArray[np.floating]) -> Array:
     values, vectors = np.linalg.eigh((gramian + gramian.T) / 2)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)), dtype=float)

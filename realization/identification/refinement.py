@@ -56,8 +56,8 @@ def refine(
 
     `prediction` minimizes $\sum_t e_t^\top R_e^{-1} e_t$ of the one-step errors, `simulation`
     $\sum_k \|y_k - \hat y_k\|$ of the simulation errors over the outputs (what a fit in percent is made of),
-    `both` the sum of the norms of the two, `gain` the one-step errors over `K` alone, which leaves the simulation
-    as it is. Similar realizations are equally good: the damping picks the nearest.
+    `both` the sum of the norms of the two, `gain` the one-step errors over `K` alone, which leaves the
+    simulation as it is. Similar realizations are equally good: the damping picks the nearest.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def _search(
         hessian, gradient = _normal_equations(point, u, runs, simulated, free, plain)
         scale = np.sqrt(np.maximum(np.diag(hessian), 1e-12 * np.diag(hessian).max()))
         hessian, gradient = hessian / scale / scale[:, None], gradient / scale
-        improved = False
+        better = None
         for _ in range(8):
             step = (
                 scipy.linalg.solve(hessian + damping * np.eye(len(scale)), gradient, assume_a="pos") / scale
@@ -134,15 +134,15 @@ def _search(
             if _admissible(trial, simulated, stable):
                 trial_cost, trial_runs = cost_of(trial)
                 if trial_cost < cost:
-                    improved = True
+                    better = trial, trial_cost, trial_runs
                     break
             damping *= 4
-        if not improved:
+        if better is None:
             break
-        decrease = cost - trial_cost
-        point, runs, cost = trial, trial_runs, trial_cost
+        before = cost
+        point, cost, runs = better
         damping = max(damping / 8, 1e-8)
-        if decrease <= tolerance * (cost + decrease):
+        if before - cost <= tolerance * before:
             break
     return point
 
@@ -190,7 +190,7 @@ def _sensitivities(
     unit = np.eye(p)[k]
 
     def through(block: slice) -> Array:
-        """How a change of `C`, `D` or the offset acts: at once on its own output, and back through the gain."""
+        """How a change of `C`, `D` or the offset acts: at once on its output, and back through the gain."""
         at_once = signals[:, block, None] * unit
         return at_once if simulated else at_once - S[:, block] @ K
 
@@ -255,7 +255,7 @@ def _whitening(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
 def _normalized(
     found: Realization, scaled: Scaling, whitener: Array, colourer: Array, simulated: tuple[bool, ...]
 ) -> _Point:
-    """Start with states of unit covariance, so that one damping suits all entries, and with the best first states."""
+    """Start with states of unit covariance, which one damping suits, and with the best first states."""
     A, B, C, D, K = found.A, found.B, whitener @ found.C, whitener @ found.D, found.K @ colourer
     target = (scaled.y - found.offset) @ whitener.T
     gain = K * 0.0 if all(simulated) else K

@@ -27,7 +27,9 @@ class InputPath(NamedTuple):
 def input_path(
     A: Array, C: Array, u: Array, target: Array, *, feedthrough: bool, constant: Array | None = None
 ) -> InputPath:
-    r"""Least-squares `B`, `D`, `x_0`, offset of $y_t = C A^t x_0 + \sum_{\tau<t} C A^{t-1-\tau} B u_\tau + D u_t + c_t \mu$.
+    r"""Least squares over what is linear once the poles are known.
+
+    $$y_t = C A^t x_0 + \sum_{\tau < t} C A^{t-1-\tau} B u_\tau + D u_t + c_t \mu$$
 
     Parameters
     ----------
@@ -66,8 +68,8 @@ def input_path(
 def input_sensitivities(A: Array, row: Array, u: Array) -> Array:
     r"""Derivatives of one output with respect to `B`, shape (T, m n), inputs outermost.
 
-    $\partial y_t / \partial B_{\cdot j} = \sum_{\tau < t} (A^\top)^{t-1-\tau} c\, u_{\tau j}$: one recurrence in
-    $A^\top$ for each input gives all `n` at once.
+    $\partial y_t / \partial B_{\cdot j} = \sum_{\tau < t} (A^\top)^{t-1-\tau} c\, u_{\tau j}$: one
+    recurrence in $A^\top$ for each input gives all `n` at once.
     """
     transposed, entry = np.ascontiguousarray(A.T), row[:, None]
     parts = [lti_scan(transposed, entry, u[:, j : j + 1])[0] for j in range(u.shape[1])]

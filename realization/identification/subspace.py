@@ -84,13 +84,14 @@ def n4sid(
 ) -> SubspaceResult:
     r"""Subspace identification of an innovations model.
 
-    The future outputs, projected along the future inputs onto the past, span the extended observability matrix
+    The future outputs, projected along the future inputs onto the past, span the extended observability
+    matrix
 
     $$\Gamma = \begin{bmatrix} C \\ CA \\ \vdots \\ CA^{i-1} \end{bmatrix}, \qquad
     Y_f /_{U_f} W_p = \Gamma X$$
 
-    whose shift structure gives $A$ and $C$. $B$, $D$ and $x_0$ follow by linear least squares on the whole record,
-    $K$ from the covariance of the state equations' residuals through the Riccati equation.
+    whose shift structure gives $A$ and $C$. $B$, $D$ and $x_0$ follow by linear least squares on the whole
+    record, $K$ from the covariance of the state equations' residuals through the Riccati equation.
 
     Parameters
     ----------
@@ -100,8 +101,8 @@ def n4sid(
         States; when left out, the number of canonical correlations of past and future that exceed what
         independent noise shows (1.5 times the edge of the limiting law of their squares).
     block_rows : int, optional
-        Block rows `i` of the past and of the future; order at most `(i - 1) p`. Chosen from the record's length
-        when left out.
+        Block rows `i` of the past and of the future; order at most `(i - 1) p`. Chosen from the record's
+        length when left out.
     weighting : {"cva", "n4sid", "moesp"}
         Weighting of the projection before its singular value decomposition.
     feedthrough : bool or "auto"
@@ -109,8 +110,8 @@ def n4sid(
     focus : {"simulation", "prediction"}
         What `B` and `D` fit best.
     offset : bool
-        Estimate the outputs' constant level together with `B` and `D` (a record's mean is not its operating point
-        while a transient lasts); `False` takes the mean as it is.
+        Estimate the outputs' constant level together with `B` and `D` (a record's mean is not its operating
+        point while a transient lasts); `False` takes the mean as it is.
     stable : bool
         Move poles from outside the unit circle to its inside, with a warning. `False` leaves them.
     max_order : int
@@ -133,7 +134,8 @@ def n4sid(
     ----------
     P. Van Overschee, B. De Moor, *Subspace Identification for Linear Systems*, Kluwer 1996, chapters 4 and 5.
     M. Verhaegen, P. Dewilde, Subspace model identification, Int. J. Control 56 (1992) 1187-1210.
-    K. W. Wachter, The limiting empirical measure of multiple discriminant ratios, Ann. Statist. 8 (1980) 937-957.
+    K. W. Wachter, The limiting empirical measure of multiple discriminant ratios, Ann. Statist. 8 (1980)
+    937-957.
 
     Examples
     --------
@@ -177,7 +179,7 @@ def n4sid(
 
 
 def moesp(data: IOData | ArrayLike, order: int | None = None, **options: object) -> SubspaceResult:
-    r"""Subspace identification with the weighting of MOESP: $\Gamma$ from $Y_f \Pi_{U_f}^{\perp}$ on the past.
+    r"""Subspace identification with MOESP's weighting: $\Gamma$ from $Y_f \Pi_{U_f}^{\perp}$ and the past.
 
     Parameters
     ----------
@@ -192,8 +194,8 @@ def moesp(data: IOData | ArrayLike, order: int | None = None, **options: object)
 
     References
     ----------
-    M. Verhaegen, Identification of the deterministic part of MIMO state space models given in innovations form
-    from input-output data, Automatica 30 (1994) 61-74.
+    M. Verhaegen, Identification of the deterministic part of MIMO state space models given in innovations
+    form from input-output data, Automatica 30 (1994) 61-74.
 
     Examples
     --------
@@ -254,8 +256,8 @@ def realize(
     available = min(len(values), len(directions) - factorization.n_outputs)
     if order > available:
         raise RankError(
-            f"n4sid: order {order} came; block_rows={factorization.block_rows} and this record support at most "
-            f"{available}. Take a lower order or more block rows."
+            f"n4sid: order {order} came; block_rows={factorization.block_rows} and this record support at "
+            f"most {available}. Take a lower order or more block rows."
         )
     observability = directions[:, :order] * np.sqrt(values[:order])
     A, C = _shift(observability, factorization.n_outputs)
@@ -263,7 +265,8 @@ def realize(
     stabilized = bool(stable and radius >= 1)
     if stabilized:
         warnings.warn(
-            f"n4sid: the estimate of order {order} had a pole of modulus {radius:.6g}; it was moved to its mirror "
+            f"n4sid: the estimate of order {order} had a pole of modulus {radius:.6g}; it was moved to "
+            f"its mirror "
             "image in the unit circle. If the plant is unstable, ask for stable=False.",
             StabilityWarning,
             stacklevel=4,
@@ -283,7 +286,8 @@ def select_order(factorization: Factorization, correlations: Array, highest: int
     significant = int((correlations**2 > noise_edge(factorization)).sum())
     if significant > highest:
         warnings.warn(
-            f"{significant} canonical correlations are significant and the order {highest} is the limit of what "
+            f"{significant} canonical correlations are significant and the order {highest} is the limit "
+            f"of what "
             "was searched; raise max_order or block_rows.",
             OrderWarning,
             stacklevel=3,
@@ -294,8 +298,9 @@ def select_order(factorization: Factorization, correlations: Array, highest: int
 def noise_edge(factorization: Factorization) -> float:
     r"""Square of a canonical correlation that independent noise stays below.
 
-    $\lambda_+ = (\sqrt{a (1 - b)} + \sqrt{b (1 - a)})^2$ with $a$, $b$ the numbers of future and past variables for
-    each sample; half as much again for the spread about the edge and the overlap of the windows.
+    $\lambda_+ = (\sqrt{a (1 - b)} + \sqrt{b (1 - a)})^2$ with $a$, $b$ the numbers of future and past
+    variables for each sample; half as much again for the spread about the edge and the overlap of the
+    windows.
     """
     i, m, p = factorization.block_rows, factorization.n_inputs, factorization.n_outputs
     samples = factorization.columns - i * m
@@ -365,8 +370,9 @@ def _block_rows(record: IOData, asked: int | None, order: int | None, max_order:
     if rows < least:
         raise ExcitationError(
             f"n4sid: {record.length} samples with {record.n_inputs} inputs and {p} outputs came; "
-            f"{'an order to be chosen' if order is None else f'order {order}'} needs at least {least} block rows, and "
-            f"so {2 * least * (channels + 1)} samples. Take a longer record, fewer channels or a lower order."
+            f"{'an order to be chosen' if order is None else f'order {order}'} needs at least {least} "
+            f"block rows, and so {2 * least * (channels + 1)} samples. Take a longer record, fewer "
+            "channels or a lower order."
         )
     return rows
 

@@ -92,20 +92,22 @@ def _whiteness(fit: Identification) -> str:
     ]
     if test.cross_p_value is not None:
         lines.append(
-            f"{'independent of' if test.is_independent else 'correlated with'} the inputs (p = {test.cross_p_value:.3g})"
+            f"{'independent of' if test.is_independent else 'correlated with'} the inputs (p = "
+            f"{test.cross_p_value:.3g})"
         )
     return "\n".join(lines)
 
 
 def _candidates(fit: Identification) -> str:
     lines = [
-        f"Candidates, the best {min(SHOWN, len(fit.candidates))} of {len(fit.candidates)} (% on held-back parts)",
+        f"Candidates, the best {min(SHOWN, len(fit.candidates))} of {len(fit.candidates)} (% on "
+        f"held-back parts)",
         "----------",
-        f"{'method':<52}{'order':>6}{'simulation':>12}{'one step':>10}{'score':>8}",
+        f"{'method':<58}{'order':>6}{'simulation':>12}{'one step':>10}{'score':>8}",
     ]
     for row in fit.candidates[:SHOWN]:
         lines.append(
-            f"{row.method:<52}{row.order:>6}{_number(row.simulation, 2):>12}{_number(row.prediction, 2):>10}"
+            f"{row.method:<58}{row.order:>6}{_number(row.simulation, 2):>12}{_number(row.prediction, 2):>10}"
             f"{row.score:>8.2f}"
         )
     return "\n".join(lines)

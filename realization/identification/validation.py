@@ -56,8 +56,8 @@ def fit_percent(y: ArrayLike, y_hat: ArrayLike) -> NDArray[np.float64]:
     rounding = 1e-14 * np.abs(measured).max(axis=0, initial=0.0) * np.sqrt(len(measured))
     for column in np.flatnonzero(spread <= rounding):
         raise DataError(
-            f"fit_percent: output {column} (counted from 0) is constant over the record, so a fit in percent of "
-            "its spread is not defined. Leave it out."
+            f"fit_percent: output {column} (counted from 0) is constant over the record, so a fit in "
+            "percent of its spread is not defined. Leave it out."
         )
     return 100 * (1 - np.linalg.norm(measured - modelled, axis=0) / spread)
 

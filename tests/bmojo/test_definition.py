@@ -43,10 +43,18 @@ def test_any_options(config, length, stored, seed):
     check(config, length=length, stored=stored, seed=seed)
 
 
-@pytest.mark.parametrize(("mixer", "rule"), itertools.product(MIXERS, RULES))
+@pytest.mark.parametrize(("mixer", "rule"), list(itertools.product(MIXERS, RULES)))
 def test_every_mixer_with_every_rule(mixer, rule):
     config = BMojoConfig(
-        d_model=8, heads=2, window=4, chunk=3, mixer=mixer, state_size=3, eidetic=4, rule=rule, false_alarm=0.5
+        d_model=8,
+        heads=2,
+        window=4,
+        chunk=3,
+        mixer=mixer,
+        state_size=3,
+        eidetic=4,
+        rule=rule,
+        false_alarm=0.5,
     )
     check(config, length=26, seed=1)
 
@@ -59,4 +67,8 @@ def test_any_budget_of_the_state(config, budget, seed):
 @given(length=st.integers(1, 80), seed=seeds)
 def test_a_mixer_alone(length, seed):
     for mixer in ("mamba2", "lti"):
-        check(BMojoConfig(d_model=8, heads=2, window=0, eidetic=0, mixer=mixer, state_size=5), length=length, seed=seed)
+        check(
+            BMojoConfig(d_model=8, heads=2, window=0, eidetic=0, mixer=mixer, state_size=5),
+            length=length,
+            seed=seed,
+        )

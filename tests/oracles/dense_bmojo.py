@@ -114,7 +114,11 @@ def mamba2_loop(p: Parameters, u: Tokens) -> Tokens:
     width, heads = u.shape[1], len(p["A_log"])
     head_dim, N = width // heads, (p["conv.weight"].shape[1] - width) // 2
     projected = u @ p["in_proj.weight"].T
-    z, xBC, dt = projected[:, :width], projected[:, width : 2 * width + 2 * N], projected[:, 2 * width + 2 * N :]
+    z, xBC, dt = (
+        projected[:, :width],
+        projected[:, width : 2 * width + 2 * N],
+        projected[:, 2 * width + 2 * N :],
+    )
     xBC = silu_rows(convolved(p["conv.weight"], p["conv.bias"], xBC))
     h, f = np.zeros((heads, head_dim, N)), np.empty_like(u)
     for t in range(len(u)):
@@ -240,7 +244,9 @@ def dense_bmojo(
     f = self.fading(u)
     if w == 0:
         return Dense(f, f, np.zeros(len(u)), [], np.zeros((len(u), config.heads, 0)))
-    tokens = convolved(self.all["short_conv.weight"], self.all["short_conv.bias"], u) if config.short_conv else u
+    tokens = (
+        convolved(self.all["short_conv.weight"], self.all["short_conv.bias"], u) if config.short_conv else u
+    )
     q, k, v = self.projected("in_proj", tokens)
     fading = None
     if config.mixer != "none":

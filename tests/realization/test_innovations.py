@@ -111,7 +111,9 @@ class TestWhiteness:
         assert free.is_independent
         assert not late.is_independent
         assert np.argmax(np.abs(late.cross_correlations[:, 0, 0])) == 2
-        rates = [whiteness_test(rng.standard_normal(200), u=u[:200], lags=3).cross_p_value for _ in range(200)]
+        rates = [
+            whiteness_test(rng.standard_normal(200), u=u[:200], lags=3).cross_p_value for _ in range(200)
+        ]
         assert 0.02 < np.mean(np.array(rates) < 0.1) < 0.2
 
     def test_inputs_that_do_not_move_leave_no_doubt(self, rng):

@@ -39,7 +39,9 @@ def test_equation_holds_and_the_predictor_is_stable(n, p, radius, seed):
     assert_close(found.K @ found.Re, cross, "iterative")
     assert_close(A @ found.P @ A.T + Q - found.K @ found.Re @ found.K.T, found.P, "iterative")
     assert abs(found.poles[0]) < 1
-    assert_close(np.sort(np.abs(np.linalg.eigvals(A - found.K @ C))), np.sort(np.abs(found.poles)), "iterative")
+    assert_close(
+        np.sort(np.abs(np.linalg.eigvals(A - found.K @ C))), np.sort(np.abs(found.poles)), "iterative"
+    )
     assert found.residual < 1e-8
     assert np.linalg.eigvalsh(found.P)[0] > 0
 

@@ -38,7 +38,9 @@ def plant(seed, n, m, p, feedthrough=True):
     if n % 2:
         A[-1, -1] = -radii[-1]
     D = rng.standard_normal((p, m)) if feedthrough else np.zeros((p, m))
-    return StateSpace(A, rng.choice([-1, 1], (n, m)) * rng.uniform(0.5, 1.5, (n, m)), rng.standard_normal((p, n)), D)
+    return StateSpace(
+        A, rng.choice([-1, 1], (n, m)) * rng.uniform(0.5, 1.5, (n, m)), rng.standard_normal((p, n)), D
+    )
 
 
 def noisy(T, seed, scale=1.0):
@@ -101,11 +103,20 @@ def test_a_noise_free_oscillation_without_inputs(rng):
 def test_units_and_operating_points_do_not_matter(weighting, focus, seed):
     rng = np.random.default_rng(seed)
     _, data = noisy(300, seed)
-    a, b, c, d = 10 ** rng.uniform(-3, 3, 2), rng.normal(0, 100, 2), 10 ** rng.uniform(-3, 3), rng.normal(0, 100)
+    a, b, c, d = (
+        10 ** rng.uniform(-3, 3, 2),
+        rng.normal(0, 100, 2),
+        10 ** rng.uniform(-3, 3),
+        rng.normal(0, 100),
+    )
     plain = n4sid(data, order=2, weighting=weighting, focus=focus).model
-    other = n4sid(IOData(a * data.y + b, c * data.inputs + d), order=2, weighting=weighting, focus=focus).model
+    other = n4sid(
+        IOData(a * data.y + b, c * data.inputs + d), order=2, weighting=weighting, focus=focus
+    ).model
     assert_close(other.impulse_response(20) * c / a[:, None], plain.impulse_response(20), "optimum")
-    assert_close(other.noise.impulse_response(20) * a / a[:, None], plain.noise.impulse_response(20), "optimum")
+    assert_close(
+        other.noise.impulse_response(20) * a / a[:, None], plain.noise.impulse_response(20), "optimum"
+    )
     assert_close(other.Re / a / a[:, None], plain.Re, "optimum")
     assert_close((other.y_mean - b) / a, plain.y_mean, "optimum")
 
