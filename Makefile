@@ -47,7 +47,7 @@ format: $(VENV)/stamp-lint  ## let ruff format and mend what it can
 docs: $(VENV)/stamp-docs  ## build the documentation into docs/_build/html
 	$(BIN)/python docs/build.py
 
-bench: $(VENV)/stamp-test  ## run the benchmarks, one JSON file each under benchmarks/results
+bench: $(VENV)/stamp-bench  ## run the benchmarks, one JSON file each under benchmarks/results
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 goals: $(BIN)/python  ## print every measured row with its goal, and what is met

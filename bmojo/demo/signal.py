@@ -80,8 +80,8 @@ class SignalStudy:
 
 
 def measured_records() -> dict[str, tuple[rz.IOData, Clock]]:
-    """The sea's temperature off Peru, and the hair dryer where its data are at hand: no download."""
-    records = {"El Niño": (rz.load_series("elnino"), Clock(1950.0, 1 / 12, "year"))}
+    """The yearly sunspot numbers, and the hair dryer where its data are at hand (nothing is downloaded)."""
+    records = {"Sunspots": (rz.load_series("sunspots"), Clock(1700.0, 1.0, "year"))}
     if os.environ.get("REALIZATION_DATA"):
         try:
             dryer = rz.load_data("dryer")

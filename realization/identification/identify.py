@@ -31,6 +31,7 @@ from realization.identification.refinement import refine
 from realization.identification.summary import summary
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
+from realization.systems.reduction import balanced_truncation
 
 __all__ = ["Candidate", "Identification", "identify"]
 
@@ -210,7 +211,7 @@ def identify(
         chosen, found = _best(ranking, whole)
         if order is None:
             found = _finished(found, scaled, max_order, stable)
-    model = unscaled(scaled, found, record.dt)
+    model = _in_balanced_coordinates(unscaled(scaled, found, record.dt))
     notes = _notes(found, model, [str(item.message) for item in caught if item.category is ExcitationWarning])
     for kind, text in notes:
         warnings.warn(text, kind, stacklevel=2)
@@ -224,6 +225,16 @@ def identify(
         notes=tuple(text for _, text in notes),
         data=record,
     )
+
+
+def _in_balanced_coordinates(model: InnovationsModel) -> InnovationsModel:
+    """The same model in balanced coordinates: states stay of one size, initial states too."""
+    if not model.n_states or not model.is_stable:
+        return model
+    balanced = balanced_truncation(model, model.n_states)
+    # Below this ratio the change of state would lose more digits than it saves.
+    usable = balanced.hsv[-1] > 1e-10 * balanced.hsv[0]
+    return balanced.model if usable and isinstance(balanced.model, InnovationsModel) else model
 
 
 def _check_options(record: IOData, order: int | None, max_order: int | None) -> None:

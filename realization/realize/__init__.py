@@ -4,7 +4,9 @@ from realization.realize.era import era
 from realization.realize.factor import HankelRealization
 from realization.realize.hankel import hankel
 from realization.realize.ho_kalman import ho_kalman
+from realization.realize.loewner import LoewnerRealization, loewner
 from realization.realize.markov import covariances, markov_parameters
+from realization.realize.okid import OkidResult, okid
 from realization.realize.positive_real import PositiveRealTest, positive_real_test
 from realization.realize.spectral import (
     StochasticBalancing,
@@ -17,6 +19,8 @@ from realization.realize.stochastic import StochasticRealization, stochastic_rea
 
 __all__ = [
     "HankelRealization",
+    "LoewnerRealization",
+    "OkidResult",
     "PositiveRealTest",
     "StochasticBalancing",
     "StochasticRealization",
@@ -25,8 +29,10 @@ __all__ = [
     "era",
     "hankel",
     "ho_kalman",
+    "loewner",
     "markov_parameters",
     "mutual_information",
+    "okid",
     "positive_real_test",
     "spectral_factor",
     "stochastic_realization",

@@ -266,21 +266,19 @@ def _lowest(white: CovarianceModel, omega: Array) -> tuple[float, float]:
 
 def _doubled(F: Array, Q: Array, P: Array, caller: str) -> tuple[Array, Array]:
     """Structured doubling of `P` (given the past) and `Q` (given the future) of white outputs."""
-    n = len(F)
+    n, change = len(F), 1.0
     for _ in range(60):
+        if np.linalg.eigvals(P @ Q).real.max(initial=0.0) > 1 - 1e-11:
+            _require_settled(change, caller)
+            return P, Q
         step = np.linalg.solve(np.eye(n) - P @ Q, np.hstack([F, P @ F.T])) if n else np.zeros((0, 0))
         moved, spread = step[:, :n], step[:, n:]
         more_P, more_Q = F @ spread, F.T @ (Q @ moved)
         P, Q, F = P + (more_P + more_P.T) / 2, Q + (more_Q + more_Q.T) / 2, F @ moved
         if not (np.isfinite(P).all() and np.isfinite(Q).all()):
             break
-        small = 4 * EPS
-        if np.linalg.norm(more_P) <= small * np.linalg.norm(P) and np.linalg.norm(
-            more_Q
-        ) <= small * np.linalg.norm(Q):
-            return P, Q
-        # Where the spectrum touches zero, past and future share a direction: the gap halves at each step.
-        if np.linalg.eigvals(P @ Q).real.max(initial=0.0) > 1 - 1e-11:
+        change = max(_share(more_P, P), _share(more_Q, Q))
+        if change <= 4 * EPS:
             return P, Q
     raise ConvergenceError(
         f"{caller}: the doubling did not settle; the spectrum is zero, or nearly so, at some frequency "
@@ -288,12 +286,26 @@ def _doubled(F: Array, Q: Array, P: Array, caller: str) -> tuple[Array, Array]:
     )
 
 
+def _share(more: Array, whole: Array) -> float:
+    size = np.linalg.norm(whole)
+    return float(np.linalg.norm(more) / size) if size > 0 else 0.0
+
+
+def _require_settled(change: float, caller: str) -> None:
+    """Past and future that share a direction: slowly where the spectrum touches zero, else at once."""
+    if change > 1e-4:
+        raise RankError(_KNOWN.format(caller))
+
+
+_KNOWN = (
+    "{}: the innovation covariance is singular: some combination of the outputs is determined by their past. "
+    "Drop a redundant output, or add white noise to Lambda0."
+)
+
+
 def _gain(A: Array, C: Array, G: Array, P: Array, caller: str) -> tuple[Array, Array]:
     Re = np.eye(len(C)) - C @ P @ C.T
     Re = (Re + Re.T) / 2
     if not np.linalg.eigvalsh(Re)[0] > 10 * len(C) * EPS:
-        raise RankError(
-            f"{caller}: the innovation covariance is singular: some combination of the outputs is determined "
-            "by their past. Drop a redundant output, or add white noise to Lambda0."
-        )
+        raise RankError(_KNOWN.format(caller))
     return scipy.linalg.solve(Re, (G - A @ P @ C.T).T, assume_a="pos").T, Re

@@ -164,8 +164,9 @@ def hankel_singular_values(model: StateSpace) -> Array:
 
     $$\sigma_i = \sqrt{\lambda_i(W_c W_o)} = \sigma_i(L_o^\top L_c)$$
 
-    They do not depend on the state's coordinates. Errors are a modest multiple of `eps` times the largest;
-    values below that are rounding.
+    They do not depend on the state's coordinates. Errors are a small multiple of $\epsilon \sigma_1$ where
+    the problem is well conditioned, and of $\epsilon \sigma_1 \lVert A \rVert / d$ in general, where $d$ is
+    the distance of the poles from the stability limit. Values below that are rounding.
 
     Parameters
     ----------

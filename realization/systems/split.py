@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
@@ -114,7 +113,7 @@ def coordinates(model: StateSpace, margin: float | None = None) -> Coordinates:
     count = int(kept.sum())
     T, Z = _reordered(form.T, form.Z, kept) if 0 < count < n else (form.T, form.Z)
     A11, A12, A22 = T[:count, :count], T[:count, count:], T[count:, count:]
-    X = scipy.linalg.solve_sylvester(A11, -A22, -A12) if 0 < count < n else np.zeros(A12.shape)
+    X = _uncoupled(A11, A12, A22) if 0 < count < n else np.zeros(A12.shape)
     size = np.linalg.norm(A12) + np.linalg.norm(T) * np.linalg.norm(X)
     if not np.linalg.norm(A11 @ X - X @ A22 + A12) <= 1e-10 * size:
         raise ConvergenceError(
@@ -125,6 +124,12 @@ def coordinates(model: StateSpace, margin: float | None = None) -> Coordinates:
     dual = (Z / form.scale[:, None] ** 2).T
     right = (Z[:, :count], Z[:, :count] @ X + Z[:, count:])
     return Coordinates(A11, A22, right, (dual[:count] - X @ dual[count:], dual[count:]))
+
+
+def _uncoupled(A11: Array, A12: Array, A22: Array) -> Array:
+    """Solution of `A₁₁ X - X A₂₂ = -A₁₂`; both are quasi-triangular."""
+    X, scale, _ = lapack.dtrsyl(A11, A22, -A12, isgn=-1)
+    return np.asarray(X, dtype=float) / scale
 
 
 def _reordered(T: Array, Z: Array, kept: NDArray[np.bool_]) -> tuple[Array, Array]:

@@ -285,7 +285,7 @@ class TestZeros:
 
     def test_square_and_strictly_proper_against_the_determinant(self):
         A = sp.Matrix([[0, 1, 0, 0], [0, 0, 1, 0], [2, 0, 1, 1], [1, -1, 0, 3]])
-        B, C = sp.Matrix([[0, 0], [0, 0], [1, 0], [0, 1]]), sp.Matrix([[1, 2, 1, 0], [0, 1, 0, 1]])
+        B, C = sp.Matrix([[0, 0], [0, 0], [1, 0], [0, 1]]), sp.Matrix([[1, 3, 1, 0], [0, 1, 0, 1]])
         z = sp.Symbol("z")
         pencil = sp.Matrix(sp.BlockMatrix([[A - z * sp.eye(4), B], [C, sp.zeros(2)]]))
         expected = np.roots([float(x) for x in sp.Poly(pencil.det(), z).all_coeffs()])
