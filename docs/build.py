@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -96,6 +97,38 @@ def collect_demo(source: Path, target: Path) -> list[Path]:
     return made
 
 
+def tabulate_results(source: Path, page: Path) -> int:
+    """Write a table of every benchmark's rows, with the machine they ran on; returns how many there are."""
+    parts, count = [], 0
+    for path in sorted(source.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        machine, versions = content["machine"], content["machine"]["versions"]
+        ran_on = (
+            f"{machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
+            + ", ".join(f"{name} {version}" for name, version in versions.items())
+        )
+        parts += [f"## {content['name'].replace('_', ' ')}", "", f"`{content['command']}` on {ran_on}.", ""]
+        parts += ["| case | value | unit | peer | its value | goal | met |", "|---|--:|---|---|--:|--:|---|"]
+        for row in content["rows"]:
+            met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+            cells = (row["case"], row["value"], row["unit"], row["peer"], row["peer_value"], row["goal"], met)
+            parts.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+            count += 1
+        parts.append("")
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return count
+
+
+def _cell(value: object) -> str:
+    return (
+        ""
+        if value is None
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value).replace("|", "\\|")
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Convert, collect, build; the exit code is Sphinx's."""
     from sphinx.cmd.build import build_main
@@ -109,7 +142,11 @@ def main(argv: list[str] | None = None) -> int:
     shutil.rmtree(DOCS / "_generated", ignore_errors=True)
     notebooks = convert_notebooks(ROOT / "notebooks", DOCS / "notebooks")
     pictures = collect_demo(options.demo, DOCS / "_generated" / "demo")
-    print(f"{len(notebooks)} notebooks, {len(pictures)} pictures of the demo", file=sys.stderr)
+    rows = tabulate_results(ROOT / "benchmarks" / "results", DOCS / "_generated" / "measured.md")
+    print(
+        f"{len(notebooks)} notebooks, {len(pictures)} pictures of the demo, {rows} rows measured",
+        file=sys.stderr,
+    )
     doctrees = str(options.out.parent / "doctrees")
     return build_main(
         ["-b", "html", "-W", "--keep-going", "-q", "-E", "-d", doctrees, str(DOCS), str(options.out)]

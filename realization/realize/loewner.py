@@ -127,7 +127,7 @@ def loewner(
     (2, array([0.8, 0.5]), array([[2.]]))
     """
     omega, G = _checked(omega, response, dt, tol)
-    z = 1j * omega if dt == 0 else np.exp(1j * omega * (1.0 if dt is None else dt))
+    z: Complex = (1j * omega if dt == 0 else np.exp(1j * omega * (1.0 if dt is None else dt))).astype(complex)
     pencil = _pencil(z, G)
     s = scipy.linalg.svdvals(pencil.L)
     n = _order(order, s, tol)
@@ -187,7 +187,7 @@ def _pencil(z: Complex, G: Complex) -> _Pencil:
 
 
 def _with_conjugates(z: Complex, data: Complex, direction: Array) -> tuple[Complex, Complex, Array, Complex]:
-    """Points, data and directions with their conjugates after each, and the unitary matrix that makes them real."""
+    """Points, data and directions, each with its conjugate, and the unitary matrix that makes them real."""
     real = np.abs(z.imag) <= 1e-14 * np.maximum(np.abs(z), 1.0)
     repeat = np.where(real, 1, 2)
     second = np.concatenate([np.arange(count) for count in repeat]) == 1
@@ -232,7 +232,7 @@ def _cut(pencil: _Pencil, n: int, feedthrough: bool, tol: float) -> tuple[Array,
     F, C = U.T @ F @ Rt.T, C @ Rt.T
     slow, fast = slice(0, n), slice(n, k)
     # E is zero in the fast part, which therefore is an algebraic equation for its states.
-    solved = scipy.linalg.lstsq(F[fast, fast], F[fast, slow])[0] if k > n else np.zeros((0, n))
+    solved = scipy.linalg.lstsq(F[fast, fast], F[fast, slow])[0] if k > n > 0 else np.zeros((k - n, n))
     A = (F[slow, slow] - F[slow, fast] @ solved) / size[:n, None]
     return A, C[:, slow] - C[:, fast] @ solved
 

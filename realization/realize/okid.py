@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from realization.errors import (
     DataError,
@@ -86,8 +86,9 @@ def okid(
     An observer with gain $K$ forgets its first state within few steps even where the system does not, so its
     Markov parameters are found by least squares with `lags` terms,
 
-    $$y_t = \sum_{k=1}^{l} C \bar A^{k-1} [B - KD,\ K] \begin{bmatrix} u_{t-k} \\ y_{t-k} \end{bmatrix} + D u_t + e_t
-    = \sum_{k=0}^{l} \beta_k u_{t-k} + \sum_{k=1}^{l} \alpha_k y_{t-k} + e_t, \qquad \bar A = A - KC,$$
+    $$y_t = \sum_{k=1}^{l} C \bar A^{k-1} [B - KD,\ K] \begin{bmatrix} u_{t-k} \\ y_{t-k} \end{bmatrix}
+    + D u_t + e_t = \sum_{k=0}^{l} \beta_k u_{t-k} + \sum_{k=1}^{l} \alpha_k y_{t-k} + e_t,
+    \qquad \bar A = A - KC,$$
 
     and those of the system and of the gain follow by recursion,
 

@@ -166,8 +166,9 @@ def canonical_correlations(model: InnovationsModel) -> Array:
     For $y_t = a y_{t-1} + e_t$ it is $|a|$: the last sample and the next are all that matters.
 
     >>> import numpy as np, realization as rz
-    >>> rz.canonical_correlations(rz.InnovationsModel([[-0.6]], np.zeros((1, 0)), [[1.0]],
-    K=[[-0.6]])).round(12) array([0.6])
+    >>> process = rz.InnovationsModel([[-0.6]], np.zeros((1, 0)), [[1.0]], K=[[-0.6]])
+    >>> rz.canonical_correlations(process).round(12)
+    array([0.6])
     """
     past, future = factors(model, "canonical_correlations")
     return np.minimum(scipy.linalg.svdvals(future.T @ past), 1.0) if model.n_states else np.zeros(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from types import ModuleType
 
@@ -120,3 +121,23 @@ def test_pictures_of_the_demo_are_taken_over(tmp_path):
 def test_without_a_demo_the_page_says_how_to_make_it(tmp_path):
     assert build.collect_demo(tmp_path / "none", tmp_path / "generated" / "demo") == []
     assert "make demo" in (tmp_path / "generated" / "demo.md").read_text()
+
+
+def test_every_measured_row_is_in_the_page(tmp_path):
+    machine = {"cpu": "a processor", "threads": 2, "gpu": None, "versions": {"numpy": "2"}}
+    row = {
+        "case": "norm |G|",
+        "value": 0.12345,
+        "unit": "s",
+        "peer": "other",
+        "peer_value": 1.0,
+        "goal": 0.1,
+        "met": False,
+    }
+    content = {"name": "a_b", "command": "python x.py", "machine": machine, "rows": [row]}
+    (tmp_path / "a_b.json").write_text(json.dumps(content))
+    assert build.tabulate_results(tmp_path, tmp_path / "page.md") == 1
+    text = (tmp_path / "page.md").read_text()
+    assert "## a b" in text
+    assert r"| norm \|G\| | 0.1235 | s | other | 1 | 0.1 | **no** |" in text
+    assert "a processor, 2 threads, no GPU" in text
