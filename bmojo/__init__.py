@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
-    raise ImportError("bmojo needs PyTorch: pip install 'realization[bmojo]'") from error
+    raise ImportError("bmojo needs PyTorch: pip install 'realization[bmojo]'") from None
 
 __all__ = [
     "BMojo",

@@ -63,27 +63,29 @@ def canonical_form(
 ) -> CanonicalForm:
     r"""A model in the state of a canonical form.
 
-    - `"controllable"`: one companion block per input,
+    `"controllable"`: one companion block per input,
 
-      $$A = \begin{bmatrix} 0 & 1 & & \\ & & \ddots & \\ & & & 1 \\ -a_0 & -a_1 & \cdots & -a_{n-1}
-      \end{bmatrix}, \quad B = \begin{bmatrix} 0 \\ \vdots \\ 0 \\ 1 \end{bmatrix},$$
+    $$A = \begin{bmatrix} 0 & 1 & & \\ & & \ddots & \\ & & & 1 \\ -a_0 & -a_1 & \cdots & -a_{n-1}
+    \end{bmatrix}, \quad B = \begin{bmatrix} 0 \\ \vdots \\ 0 \\ 1 \end{bmatrix},$$
 
-      with the characteristic polynomial in the last row and, for one input and one output, the numerator in
-      `C`. With several inputs the blocks have the controllability indices as sizes (Luenberger), and the last
-      row of each is free.
-    - `"observable"`: its dual, one companion block per output.
-    - `"shift"`: block companion, the oldest places of each input's belt first and inputs side by side. The
-    last
-      rows decide the memory. If `A` is nilpotent they are zero, exactly: the state is a window, and where the
-      belts of the inputs fill it, it *is* the last inputs, $x_t = (u_{t-w}, \dots, u_{t-1})$.
-    - `"modal"`: block diagonal: real poles one by one, complex pairs as
-      $\begin{bmatrix} a & b \\ -b & a \end{bmatrix}$, slowest mode first. Poles too close to be parted share
-      one block (upper quasi-triangular); a defective pole is such a block, since no basis of
-      eigenvectors exists.
-    - `"schur"`: orthogonal `T`, quasi-triangular `A`: the one that is always well conditioned.
-    - `"balanced"`: both gramians equal and diagonal, the Hankel singular values; stable and minimal models
-    only.
-      Here an innovations model with inputs is driven by these alone.
+    with the characteristic polynomial in the last row and, for one input and one output, the numerator in `C`.
+    With several inputs the blocks have the controllability indices as sizes (Luenberger), and the last row
+    of each is free.
+
+    `"observable"`: its dual, one companion block per output.
+
+    `"shift"`: block companion, the oldest places of each input's belt first and inputs side by side. The last
+    rows decide the memory. If `A` is nilpotent they are zero, exactly: the state is a window, and where the
+    belts of the inputs fill it, it *is* the last inputs, $x_t = (u_{t-w}, \dots, u_{t-1})$.
+
+    `"modal"`: block diagonal: real poles one by one, complex pairs as
+    $\begin{bmatrix} a & b \\ -b & a \end{bmatrix}$, slowest mode first. Poles too close to be parted share one
+    block (upper quasi-triangular); a defective pole is such a block, since no basis of eigenvectors exists.
+
+    `"schur"`: orthogonal `T`, quasi-triangular `A`: the one that is always well conditioned.
+
+    `"balanced"`: both gramians equal and diagonal, the Hankel singular values; stable and minimal models only.
+    Here an innovations model with inputs is driven by these alone.
 
     Parameters
     ----------

@@ -215,8 +215,8 @@ def root(covariance: Array) -> Array:
 
 def margin_of(model: StateSpace, form: SchurForm) -> float:
     """How far from the stability limit a pole must be to be told from it: rounding of the Schur form."""
-    size = 1.0 if model.dt != 0 else float(np.linalg.norm(form.T))
-    return 10 * EPS * size
+    size = float(np.linalg.norm(form.T))
+    return 10 * EPS * (size if model.dt == 0 else max(size, 1.0))
 
 
 def stable_form(model: StateSpace, caller: str) -> SchurForm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from realization.errors import ConvergenceError, DataError
+from realization.errors import ConvergenceError, ConvergenceWarning, DataError
 from realization.systems.gramians import excitation, hankel_singular_values, root, stable_form
 from realization.systems.lyapunov import EPS, SchurForm, complex_schur, lyapunov_factor
 from realization.systems.models import InnovationsModel, StateSpace
@@ -66,7 +67,9 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
     Returns
     -------
     HinfNorm
-        `.value` is a gain that is reached at `.omega`; no gain exceeds it by more than `2 tol` of it.
+        `.value` is a gain that is reached at `.omega`; no gain exceeds it by more than `2 tol` of it. Where
+        the gain is no larger than the rounding of the terms it is summed from (the difference of two equal
+        models), it is the largest of a few samples.
 
     Raises
     ------
@@ -74,6 +77,11 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
         If a pole is not stable: the norm is infinite.
     ConvergenceError
         If the bracket does not close in 50 steps.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the gain is the rounding of much larger terms, and its peak is lost in it.
 
     References ----------
     N. A. Bruinsma, M. Steinbuch, A fast algorithm to compute the H∞-norm of a transfer function matrix,
@@ -99,6 +107,14 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
     for _ in range(50):
         gamma = best[0] * (1 + 2 * tol)
         crossings = response.crossings(gamma)
+        if crossings is None:
+            warnings.warn(
+                f"hinf_norm: the largest gain found, {best[0]:.3g}, is the rounding of much larger terms; "
+                "whether another is larger cannot be told.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+            return HinfNorm(*best)
         found = response.largest(np.concatenate([crossings, (crossings[1:] + crossings[:-1]) / 2]))
         if found[0] <= gamma:
             return HinfNorm(*max(best, found))
@@ -194,6 +210,10 @@ class _Response:
         self.step = 1.0 if model.dt is None else model.dt
         self.A, self.B, self.C = form.T, form.inward(excitation(model)), form.outward(model.C)
         self.D, self.poles = _direct(model), form.eigenvalues
+        sizes = np.linalg.norm(self.B), np.linalg.norm(self.C)
+        if min(sizes) > 0:  # the pencil is best conditioned where both count alike
+            share = np.sqrt(sizes[0] / sizes[1])
+            self.B, self.C = self.B / share, self.C * share
         self.S, self.drive, self.read = complex_schur(self.A, self.B, self.C)
         self.rounding = EPS * float(np.linalg.norm(self.D))
 
@@ -241,18 +261,18 @@ class _Response:
             states = scipy.linalg.solve_triangular(shifted, self.drive, check_finite=False)
             G = G + self.read @ states
             size = np.linalg.norm(np.abs(self.read) @ np.abs(states))
-            self.rounding = max(self.rounding, EPS * len(self.S) * float(size))
+            self.rounding = max(self.rounding, 10 * EPS * len(self.S) * float(size))
         if not np.isfinite(G).all():
             raise DataError(
                 "hinf_norm: the frequency response overflows; change the units of inputs or outputs."
             )
         return float(np.linalg.norm(G, 2)) if G.size else 0.0
 
-    def crossings(self, gamma: float) -> Array:
+    def crossings(self, gamma: float) -> Array | None:
         """Frequencies, ascending, at which a singular value is close to `gamma`, and a few others.
 
         The model and its adjoint, closed into a loop by `γ y = C x + D u`, `γ u = Bᵀ q + Dᵀ y`, have a mode
-        on the stability limit exactly at the frequencies where `γ` is a singular value.
+        on the stability limit exactly at the frequencies where `γ` is a singular value; None if rounding hides it.
         """
         p, m, n = *self.D.shape, len(self.A)
         loop = np.block([[gamma * np.eye(p), -self.D], [-self.D.T, gamma * np.eye(m)]])
@@ -266,13 +286,16 @@ class _Response:
         pencil = np.vstack([forward, identity[n:]]), np.vstack([identity[:n], backward])
         return self._unimodular(*pencil)
 
-    def _unimodular(self, F: Array, E: Array) -> Array:
+    def _unimodular(self, F: Array, E: Array) -> Array | None:
         """Frequencies of the eigenvalues `F v = z E v` on the unit circle, by a Cayley transform at 1 or -1.
 
         With `s = (z - 1) / (z + 1)`, `z = exp(i θ)` becomes `s = i tan(θ / 2)`.
         """
         plus, minus = F + E, F - E
-        if _reciprocal_condition(plus) >= _reciprocal_condition(minus):
+        conditions = _reciprocal_condition(plus), _reciprocal_condition(minus)
+        if max(conditions) == 0.0:
+            return None
+        if conditions[0] >= conditions[1]:
             angles = 2 * np.arctan(_imaginary(_solved(plus, minus)))
         else:
             angles = 2 * np.arctan2(1.0, _imaginary(_solved(minus, plus))[::-1])

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from realization.errors import DataError
 from realization.systems.models import StateSpace
+from realization.systems.reachability import checked_tol
 
 __all__ = ["zeros"]
 
@@ -32,7 +32,7 @@ def zeros(model: StateSpace, *, tol: float | None = None) -> NDArray[np.complex1
         Of an innovations model, the path from `u`; `zeros(model.noise)` are the poles of its predictor.
     tol : float, optional
         Singular values up to `tol` times the norm of the system matrix count as zero, after its inputs and
-        outputs have been scaled; `100 * size * eps` when left out.
+        outputs have been scaled; 1e-10 when left out.
 
     Returns
     -------
@@ -58,11 +58,7 @@ def zeros(model: StateSpace, *, tol: float | None = None) -> NDArray[np.complex1
     array([-0.8])
     """
     A, (B, C, D) = model.A, _scaled(model.B, model.C, model.D)
-    if tol is None:
-        tol = 100 * max(sum(D.shape) + len(A), 1) * float(np.finfo(float).eps)
-    elif not 0 <= tol < 1:
-        raise DataError(f"zeros: tol={tol} came; a relative tolerance, 0 <= tol < 1, is needed.")
-    limit = float(tol * np.linalg.norm(np.block([[A, B], [C, D]])))
+    limit = float(checked_tol(tol, "zeros") * np.linalg.norm(np.block([[A, B], [C, D]])))
     A, B, C, D = _reduced(A, B, C, D, limit)
     A, C, B, D = (matrix.T for matrix in _reduced(A.T, C.T, B.T, D.T, limit))
     return _finite(A, B, C, D)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from bmojo import BMojo, BMojoConfig
+from bmojo.chunks import Chunks
 from tests.layers import MIXERS, RULES, configs, in_pieces, perturbed, stepped, tensors_of, tokens
 from tests.strategies import seeds
 from tests.tolerances import assert_close
@@ -190,6 +191,25 @@ class TestState:
     def test_budgets_that_a_layer_cannot_have(self, made, asked):
         with pytest.raises(ValueError, match="init_state: eidetic"):
             layer_of(eidetic=made).init_state(1, eidetic=asked)
+
+
+class TestChunks:
+    @given(position=st.integers(0, 20), length=st.integers(1, 20), chunk=st.integers(1, 7))
+    def test_they_hold_the_piece_once(self, position, length, chunk):
+        chunks = Chunks.of(position=position, length=length, chunk=chunk, device=torch.device("cpu"))
+        piece = torch.arange(position, position + length)
+        assert torch.equal(chunks.tokens(), piece)
+        assert torch.equal(chunks.join(chunks.queries().unsqueeze(0)), piece.unsqueeze(0))
+        cut = chunks.cut(piece.unsqueeze(0) + 1)
+        assert torch.equal(chunks.join(cut), piece.unsqueeze(0) + 1)
+        assert int((cut > 0).sum()) == length
+        assert all(len(set((row // chunk).tolist())) == 1 for row in chunks.queries())
+
+    @pytest.mark.parametrize("position", [0, 3, 7])
+    def test_a_step_costs_one_query(self, position):
+        chunks = Chunks.of(position=position, length=1, chunk=8, device=torch.device("cpu"))
+        assert chunks.queries().tolist() == [[position]]
+        assert chunks.keys(4, 5).tolist() == [list(range(position - 4, position + 1))]
 
 
 class TestUse:

@@ -174,6 +174,18 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             bk.innovation_topk(scores, **{"budget": 2} | options)
 
+    @pytest.mark.parametrize("shape", [(4,), (3, 9), (2, 4), (2, 5, 1)])
+    def test_priorities_that_do_not_go_on_from_a_set(self, shape):
+        kept = bk.KeptSet(np.full((2, 3), -1), np.full((2, 3), -np.inf), position=5)
+        with pytest.raises(ValueError, match=r"\(2, 5 \+ T\) is needed"):
+            kept.advance(np.zeros(shape), window=7, chunk=2)
+        with pytest.raises(ValueError, match="window=2, chunk=3"):
+            kept.advance(np.zeros((2, 9)), window=2, chunk=3)
+
+    def test_priorities_of_scores_that_are_no_matrix(self):
+        with pytest.raises(ValueError, match="scores has shape"):
+            bk.selection_priority(np.ones(3), rule="top")
+
     def test_sets_are_not_compared_by_accident(self):
         """Arrays have no truth value: equality of sets is identity."""
         first, second = (bk.KeptSet.empty(1, 2) for _ in range(2))

@@ -46,11 +46,12 @@ class TestEveryForm:
         found = canonical_form(model, form)
         assert found.form == form
         assert sum(found.blocks) == model.n_states
-        assert_same_system(found.model, model, kind="iterative")
+        kind = "iterative" if found.condition < 1e4 else "optimum"  # a digit goes with each power of ten
+        assert_same_system(found.model, model, kind=kind)
         if model.n_states:
             moved = model.similarity_transform(found.T)
             for name in "ABC":
-                assert_close(getattr(found.model, name), getattr(moved, name), "iterative", what=name)
+                assert_close(getattr(found.model, name), getattr(moved, name), kind, what=name)
 
     @given(model=innovations_models(states=(1, 4)))
     def test_an_innovations_model_stays_one(self, form, model):

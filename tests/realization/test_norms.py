@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.linalg import block_diag
 
 import realization as rz
+from realization.systems import norms
 from tests.oracles.gramians import bilinear, largest_gain_on_a_grid, with_hankel_values
 from tests.strategies import innovations_models, seeds, stable_systems
 from tests.tolerances import assert_close
@@ -129,6 +131,25 @@ class TestHinf:
         gain = rz.StateSpace(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((1, 0)), [[3.0, 4.0]], dt)
         near(rz.hinf_norm(gain).value, 5.0, "exact")
         assert rz.hinf_norm(rz.StateSpace([[-0.5]], np.zeros((1, 0)), [[1.0]], dt=dt)).value == 0.0
+
+    @given(both_times)
+    def test_the_difference_of_equal_models_is_rounding(self, model):
+        doubled = rz.StateSpace(
+            block_diag(model.A, model.A),
+            np.vstack([model.B, model.B]),
+            np.hstack([model.C, -model.C]),
+            None,
+            model.dt,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rz.ConvergenceWarning)
+            assert rz.hinf_norm(doubled).value <= 1e-11 * (1e-3 + rz.hinf_norm(model).value)
+
+    def test_a_peak_lost_in_rounding_warns(self, monkeypatch):
+        monkeypatch.setattr(norms, "_reciprocal_condition", lambda matrix: 0.0)
+        with pytest.warns(rz.ConvergenceWarning, match="cannot be told"):
+            norm = rz.hinf_norm(rz.StateSpace([[0.5]], [[1.0]], [[1.0]]))
+        near(norm.value, 2.0, "exact")
 
     def test_an_unstable_model_is_refused(self):
         with pytest.raises(rz.UnstableError, match="hinf_norm"):

@@ -232,6 +232,19 @@ class TestUnstable:
         assert 1.0 in result.model.poles
         assert result.hsv.shape == (2,)
 
+    @given(seeds, st.integers(2, 7), st.booleans())
+    def test_an_integrator_is_known_in_any_basis(self, seed, n, discrete):
+        # Rounding puts its pole on either side of the limit.
+        rng = np.random.default_rng(seed)
+        poles = np.r_[1.0, rng.uniform(-0.9, 0.9, n - 1)] - (0.0 if discrete else 1.0)
+        Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+        model = rz.StateSpace(
+            Q @ np.diag(poles) @ Q.T, Q @ np.ones((n, 1)), np.ones((1, n)), dt=float(discrete)
+        )
+        assert rz.balanced_truncation(model, 1).unstable == 1
+        with pytest.raises(rz.UnstableError):
+            rz.controllability_gramian(model)
+
     def test_a_margin_moves_slow_poles_to_the_other_side(self):
         model = rz.StateSpace(np.diag([0.99, 0.5]), np.ones((2, 1)), np.ones((1, 2)))
         assert rz.stable_antistable_split(model).antistable.n_states == 0

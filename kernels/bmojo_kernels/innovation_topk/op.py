@@ -61,8 +61,19 @@ class KeptSet:
             The set at the start of every chunk that the piece touches.
         kept : KeptSet
             What the next piece goes on from.
+
+        Raises
+        ------
+        ValueError
+            If the priorities have another number of rows, or do not begin with the window before the piece.
         """
+        _check_window("KeptSet.advance", window, chunk)
         before = min(window, self.position)
+        if priority.ndim != 2 or len(priority) != len(self.index) or priority.shape[1] < before:
+            raise ValueError(
+                f"KeptSet.advance: priority {priority.shape} came; ({len(self.index)}, {before} + T) is "
+                "needed, that of the last samples before the piece in front."
+            )
         length = priority.shape[1] - before
         first_chunk = self.position // chunk
         chunks = -(-(self.position + length) // chunk) - first_chunk
@@ -112,7 +123,7 @@ def selection_priority(
     Raises
     ------
     ValueError
-        If the rule is unknown or its threshold is missing.
+        If the scores have another shape, the rule is unknown, or its threshold is missing.
 
     Examples
     --------
@@ -121,6 +132,8 @@ def selection_priority(
     array([[  0., -inf,   2.]])
     """
     scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 2:
+        raise ValueError(f"selection_priority: scores has shape {scores.shape}; (B, T) is needed.")
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} came; the rules are {', '.join(RULES)}.")
     time = np.broadcast_to(np.arange(start, start + scores.shape[1], dtype=np.float64), scores.shape)
@@ -196,14 +209,20 @@ def innovation_topk(
         raise ValueError(f"innovation_topk: scores has shape {scores.shape}; (B, T) is needed.")
     if np.isnan(scores).any():
         raise ValueError("innovation_topk: scores has NaN; every sample needs a number (-inf is never kept).")
-    if budget < 0 or not 1 <= chunk <= window:
-        raise ValueError(
-            f"innovation_topk: budget={budget}, window={window}, chunk={chunk} came; budget >= 0 and "
-            "1 <= chunk <= window are needed, so that no sample is neither in the window nor eligible."
-        )
+    if budget < 0:
+        raise ValueError(f"innovation_topk: budget={budget} came; it must be at least 0.")
+    _check_window("innovation_topk", window, chunk)
     priority = selection_priority(scores, rule=rule, threshold=threshold, seed=seed)
     index, _ = KeptSet.empty(len(scores), budget).advance(priority, window=window, chunk=chunk)
     return index
+
+
+def _check_window(name: str, window: int, chunk: int) -> None:
+    if not 1 <= chunk <= window:
+        raise ValueError(
+            f"{name}: window={window}, chunk={chunk} came; 1 <= chunk <= window is needed, so that no "
+            "sample is neither in the window nor eligible."
+        )
 
 
 def _hashed(position: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
