@@ -1,7 +1,13 @@
 """The main job in small: every part runs, the report holds what was measured."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +20,7 @@ from bmojo.demo.__main__ import main
 from bmojo.demo.contenders import CURRICULUM, GROWTH_GAPS, GROWTH_PAIRS, TASK, WINDOW, Outcome
 from bmojo.demo.report import write_report
 from bmojo.demo.signal import Clock, study
+from tests.source import ROOT
 
 
 def outcome(contender: Contender, accuracy: float) -> Outcome:
@@ -114,3 +121,32 @@ def test_help_and_a_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["--out", str(tmp_path / "file" / "demo")]) == 2
     assert capsys.readouterr().err.startswith("bmojo: error: the folder")
+
+
+def test_workers_train_in_order_and_end_with_their_parent():
+    script = """
+import os, sys, threading
+from bmojo.demo import Contender
+from bmojo.demo.race import race
+if __name__ == "__main__":
+    tiny = [Contender(f"tiny {i}", "window", steps=steps) for i, steps in enumerate((14, 7))]
+    print([(each.contender.name, len(each.losses)) for each in race(tiny, workers=2)], flush=True)
+    threading.Timer(4, lambda: os.kill(os.getpid(), 9)).start()
+    race([Contender("long", "window", steps=100_000)], workers=1)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.py"
+        path.write_text(script)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+        run = subprocess.Popen(
+            [sys.executable, str(path)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert run.stdout is not None
+        # The pipe closes when every process that holds it is gone: the workers too.
+        printed, _ = run.communicate(timeout=120)
+    assert printed.splitlines()[-1] == "[('tiny 0', 14), ('tiny 1', 7)]"
+    assert run.returncode == -signal.SIGKILL
