@@ -18,7 +18,13 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "_generated/demo.md", "_generated/demo/*", "**/.ipynb_checkpoints"]
+exclude_patterns = [
+    "_build",
+    "_generated/demo.md",
+    "_generated/measured.md",
+    "_generated/demo/*",
+    "**/.ipynb_checkpoints",
+]
 templates_path = ["_templates"]
 default_role = "literal"
 nitpicky = False

@@ -1,4 +1,4 @@
-"""Realization theory for measured signals: from a record to a state-space model, and to what it cannot predict."""
+"""Realization theory for measured signals: from a record to a model, and to what it cannot predict."""
 
 from realization import plot
 from realization.errors import (

@@ -68,9 +68,9 @@ def canonical_form(
     $$A = \begin{bmatrix} 0 & 1 & & \\ & & \ddots & \\ & & & 1 \\ -a_0 & -a_1 & \cdots & -a_{n-1}
     \end{bmatrix}, \quad B = \begin{bmatrix} 0 \\ \vdots \\ 0 \\ 1 \end{bmatrix},$$
 
-    with the characteristic polynomial in the last row and, for one input and one output, the numerator in `C`.
-    With several inputs the blocks have the controllability indices as sizes (Luenberger), and the last row
-    of each is free.
+    with the characteristic polynomial in the last row and, for one input and one output, the numerator in
+    `C`. With several inputs the blocks have the controllability indices as sizes (Luenberger), and the last
+    row of each is free.
 
     `"observable"`: its dual, one companion block per output.
 
@@ -79,13 +79,14 @@ def canonical_form(
     belts of the inputs fill it, it *is* the last inputs, $x_t = (u_{t-w}, \dots, u_{t-1})$.
 
     `"modal"`: block diagonal: real poles one by one, complex pairs as
-    $\begin{bmatrix} a & b \\ -b & a \end{bmatrix}$, slowest mode first. Poles too close to be parted share one
-    block (upper quasi-triangular); a defective pole is such a block, since no basis of eigenvectors exists.
+    $\begin{bmatrix} a & b \\ -b & a \end{bmatrix}$, slowest mode first. Poles too close to be parted share
+    one block (upper quasi-triangular); a defective pole is such a block, since no basis of eigenvectors
+    exists.
 
     `"schur"`: orthogonal `T`, quasi-triangular `A`: the one that is always well conditioned.
 
-    `"balanced"`: both gramians equal and diagonal, the Hankel singular values; stable and minimal models only.
-    Here an innovations model with inputs is driven by these alone.
+    `"balanced"`: both gramians equal and diagonal, the Hankel singular values; stable and minimal models
+    only. Here an innovations model with inputs is driven by these alone.
 
     Parameters
     ----------

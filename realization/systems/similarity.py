@@ -46,7 +46,9 @@ def similarity(a: StateSpace, b: StateSpace, *, tol: float = 1e-6) -> Similarity
 
     Two minimal realizations of one system differ by such a $T$, and by no other. The recurrence that makes an
     orthonormal basis of $C_a, C_a A_a, C_a A_a^2, \dots$ makes, with the same coefficients,
-    the image of that basis in the other realization, so no power is formed.
+    the image of that basis in the other realization, so no power is formed. Where that loses digits (many
+    states), $T = V_a \operatorname{diag}(d) V_b^{-1}$ with the eigenvectors of both is tried, and the better
+    taken.
 
     Parameters
     ----------
@@ -95,14 +97,14 @@ def similarity(a: StateSpace, b: StateSpace, *, tol: float = 1e-6) -> Similarity
                 f"similarity: {what} is {getattr(a, what)} and {getattr(b, what)}; two realizations of one "
                 "system that are minimal agree in it (realization.minimal makes them so)."
             )
-    T = _carried(a, b)
-    if not np.isfinite(T).all() or (len(T) and np.linalg.cond(T) > 1 / np.finfo(float).eps):
-        raise RealizationError("similarity: not the same system (no invertible T carries a into b).")
-    residual = _difference(a.similarity_transform(T), b)
+    residual, T = _compared(a, b, _carried(a, b))
+    if residual > 1e-12:  # many states: mode by mode is then the better way, if the poles are apart
+        residual, T = min((residual, T), _compared(a, b, _by_modes(a, b)), key=lambda found: found[0])
     if not residual <= tol:
         raise RealizationError(
-            f"similarity: not the same system: the best T leaves a difference of {residual:.2g}, more than "
-            f"tol={tol:.0e}. Compare Markov parameters to see where they part."
+            f"similarity: not the same system: the best T found leaves a difference of {residual:.2g}, more "
+            f"than tol={tol:.0e}. Compare Markov parameters to see where they part; if they agree, the "
+            "systems are too close to one that is not minimal: reduce both first."
         )
     return Similarity(T, residual)
 
@@ -165,6 +167,30 @@ def _carried(a: StateSpace, b: StateSpace) -> Array:
             known = found.recurrence[:j, j]
             image[:, j] = (vector - image[:, :j] @ known) / found.recurrence[j, j]
     return found.basis @ image.T
+
+
+def _by_modes(a: StateSpace, b: StateSpace) -> Array:
+    """`T` as a map of eigenvectors to eigenvectors, each scaled so that inputs and outputs agree best."""
+    from scipy.optimize import linear_sum_assignment
+
+    poles, V = np.linalg.eig(a.A)
+    others, U = np.linalg.eig(b.A)
+    _, partner = linear_sum_assignment(np.abs(poles[:, None] - others))
+    U = U[:, partner]
+    if max(np.linalg.cond(V), np.linalg.cond(U)) > 1 / np.finfo(float).eps:
+        return np.full(a.A.shape, np.nan)
+    had = np.hstack([(a.C @ V).T, np.linalg.solve(U, drive(b))])
+    wanted = np.hstack([(b.C @ U).T, np.linalg.solve(V, drive(a))])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = (had.conj() * wanted).sum(axis=1) / (np.abs(had) ** 2).sum(axis=1)
+    return np.linalg.solve(U.T, (V * scale).T).T.real.astype(float)
+
+
+def _compared(a: StateSpace, b: StateSpace, T: Array) -> tuple[float, Array]:
+    """What `T` leaves between the two, infinite where it is no change of state."""
+    if not np.isfinite(T).all() or (len(T) and np.linalg.cond(T) > 1 / np.finfo(float).eps):
+        return np.inf, T
+    return _difference(a.similarity_transform(T), b), T
 
 
 def _difference(got: StateSpace, wanted: StateSpace) -> float:

@@ -23,6 +23,7 @@ from realization.systems import (
     similarity,
     zeros,
 )
+from realization.systems.reachability import chains
 from tests.strategies import innovations_models, matrix_with_radius, seeds, stable_systems, systems
 from tests.tolerances import assert_close, assert_same_system
 
@@ -184,6 +185,12 @@ class TestIndices:
         assert controllability_indices(moved).tolist() == controllability_indices(model).tolist()
         assert observability_indices(moved).tolist() == observability_indices(model).tolist()
 
+    def test_the_basis_is_orthonormal_where_columns_nearly_depend(self, rng):
+        b, d = rng.standard_normal((2, 6, 1))
+        basis = chains(rng.standard_normal((6, 6)), np.hstack([b, b + 1e-8 * d]), 1e-12).basis
+        assert basis.shape == (6, 6)
+        assert_close(basis.T @ basis, np.eye(6))
+
     def test_matrices(self, rng):
         A, B, C = rng.standard_normal((3, 3)), rng.standard_normal((3, 2)), rng.standard_normal((1, 3))
         model = StateSpace(A, B, C)
@@ -210,6 +217,14 @@ class TestSimilarity:
         found = similarity(model, model.similarity_transform(T))
         assert_close(found.T, T, "iterative")
         assert found.residual < 1e-8
+
+    def test_many_states(self, rng):
+        n = 60
+        model = StateSpace(
+            matrix_with_radius(rng, n, 0.95), rng.standard_normal((n, 3)), rng.standard_normal((2, n))
+        )
+        T = rng.standard_normal((n, n))
+        assert_close(similarity(model, model.similarity_transform(T)).T, T, "iterative")
 
     def test_another_system_is_told_apart(self, rng):
         A, B, C = matrix_with_radius(rng, 4, 0.9), rng.standard_normal((4, 2)), rng.standard_normal((2, 4))

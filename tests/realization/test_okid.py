@@ -53,6 +53,8 @@ def test_with_noise_system_and_innovations_are_near(rng):
     h, expected = markov_parameters(found.model, 10), markov_parameters(model, 10)
     assert np.abs(h - expected).max() < 0.03 * np.abs(expected).max()
     assert found.model.Re[0, 0] == pytest.approx(0.09, rel=0.05)
+    g, expected = markov_parameters(found.model.noise, 6), markov_parameters(model.noise, 6)
+    assert np.abs(g - expected).max() < 0.05
     errors = data.y - found.model.predict(data)
     assert errors[50:].var() < 1.05 * 0.09
 

@@ -322,6 +322,11 @@ class TestCanonicalCorrelations:
         reverse = stochastic_realization(covariances(model, 2 * n + 4), n).backward
         assert_close(canonical_correlations(reverse), found, "iterative", scale=1.0)
 
+    def test_a_long_weighted_hankel_matrix_has_them_as_singular_values(self, rng):
+        model = process(rng, 3, 2, 0.7)
+        found = stochastic_realization(covariances(model, 121), 3)
+        assert_close(found.singular_values[:3], canonical_correlations(model), "iterative")
+
     def test_one_state_keeps_the_first_term(self, rng):
         model = process(rng, 3, 1, 0.9)
         sigma = canonical_correlations(model)
