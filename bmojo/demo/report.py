@@ -104,7 +104,7 @@ def _signal_sections(study: SignalStudy, album: _Album) -> list[Section]:
         + (
             "nothing speaks against it."
             if study.white.is_white
-            else "no, something predictable is left on this half."
+            else "no, this half is not quite the process that the first one was."
         )
     )
     fits = Table(
@@ -194,9 +194,10 @@ def _recall_sections(outcomes: Sequence[Outcome], album: _Album) -> list[Section
                 album.add(
                     "kept_tokens",
                     pictures.kept_tokens(best),
-                    "Nobody told the layer what a pair is. It tried to predict each token from the ones "
-                    "before, and kept what "
-                    "surprised it.",
+                    "Nobody told the layer what a pair is. It tried to predict each token from the ones before, and "
+                    "kept what surprised it. The picture is taken when the last queries come: by then a few early "
+                    "queries have taken the places of the least surprising keys, and one token near a pair is enough, "
+                    "because a short convolution lets it carry the tokens just before it.",
                     "Surprise of each token; the kept tokens are those of the pairs",
                 ),
                 album.add(
@@ -232,8 +233,7 @@ def _recall_sections(outcomes: Sequence[Outcome], album: _Album) -> list[Section
         Section(
             "How they learned",
             "All follow the same curriculum: two pairs across a short gap, then four, then eight across the "
-            "full gap. Without "
-            "it the stack with the large state does not find the solution in this time; with it, it does.",
+            "full gap; each step up in the loss is a harder task coming in.",
             [
                 album.add(
                     "learning",
