@@ -194,9 +194,12 @@ def _recall_sections(outcomes: Sequence[Outcome], album: _Album) -> list[Section
                 album.add(
                     "kept_tokens",
                     pictures.kept_tokens(best),
-                    "Nobody told the layer what a pair is. It tried to predict each token from the ones before, and "
-                    "kept what surprised it. The picture is taken when the last queries come: by then a few early "
-                    "queries have taken the places of the least surprising keys, and one token near a pair is enough, "
+                    "Nobody told the layer what a pair is. It tried to predict each token from the ones "
+                    "before, and "
+                    "kept what surprised it. The picture is taken when the last queries come: by then a few "
+                    "early "
+                    "queries have taken the places of the least surprising keys, and one token near a pair "
+                    "is enough, "
                     "because a short convolution lets it carry the tokens just before it.",
                     "Surprise of each token; the kept tokens are those of the pairs",
                 ),
