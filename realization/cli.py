@@ -251,7 +251,7 @@ def _data(options: argparse.Namespace) -> None:
     if options.out is None:
         raise DataError(f"say where {options.name} goes: --out FILE.csv.")
     _check_places(out=options.out)
-    from realization.report import write_atomically
+    from realization.files import write_atomically
 
     data = load_data(options.name)
     header = ",".join([*data.input_names, *data.output_names])
@@ -325,7 +325,7 @@ def _page(options: argparse.Namespace, model: InnovationsModel, train: IOData, t
 
 def _write_report(options: argparse.Namespace, text: str | None) -> None:
     if text is not None:
-        from realization.report import write_atomically
+        from realization.files import write_atomically
 
         write_atomically(options.report, text)
         _say(f"wrote {options.report}")

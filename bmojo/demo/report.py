@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from bmojo.demo import pictures
 from bmojo.demo.contenders import GROWTH_GAPS, GROWTH_PAIRS, TASK, WINDOW, Outcome
 from bmojo.demo.signal import SignalStudy
-from realization.report import Picture, Section, Table, figure_png, page, write_atomically
+from realization.files import write_atomically
+from realization.report import Picture, Section, Table, figure_png, page
 
 __all__ = ["write_report"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +27,12 @@ from realization.identification.factorization import Scaling, scale
 from realization.identification.realization import Realization, errors, fits, part, spread, unscaled
 from realization.identification.reduction import shortest
 from realization.identification.refinement import refine
-from realization.identification.summary import summary
+from realization.identification.result import Candidate, Identification
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
 from realization.systems.reduction import balanced_truncation
 
-__all__ = ["Candidate", "Identification", "identify"]
+__all__ = ["identify"]
 
 Array = NDArray[np.float64]
 FEWEST_SAMPLES = 12
@@ -46,81 +45,6 @@ PATH_ORDER = 24
 HIGHEST_ORDER = 40
 SAMPLES_PER_GAIN = 20
 TWO_FOLDS_UP_TO = 4000
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A model that was tried, judged on the held-back parts of the record.
-
-    Attributes
-    ----------
-    method : str
-    order : int
-    simulation, prediction : float
-        Fit in percent, mean over outputs and held-back parts; NaN for the simulation of a record without
-        inputs.
-    score : float
-        What the choice is made by: the mean of the two, each output's fit counted as at least -100 and
-        corrected for the states that are fitted to the held-back part.
-
-    Examples
-    --------
-    >>> from realization.identification import Candidate
-    >>> Candidate("CVA, simulation", 4, simulation=85.0, prediction=95.0, score=90.0).order
-    4
-    """
-
-    method: str
-    order: int
-    simulation: float
-    prediction: float
-    score: float
-
-
-@dataclass(frozen=True, eq=False)
-class Identification:
-    """Result of `identify`.
-
-    Attributes
-    ----------
-    model : InnovationsModel
-        Estimated from the whole record.
-    order : int
-    method : str
-        How the model was made.
-    candidates : tuple of Candidate
-        Everything that was tried, best first.
-    simulation_fit, prediction_fit : ndarray, shape (p,)
-        Fits in percent on the held-back parts, by the chosen method on the rest of the record; NaN for the
-        simulation of a record without inputs.
-    notes : tuple of str
-        What was doubtful; each was issued as a warning too.
-    data : IOData
-        The record.
-
-    Examples
-    --------
-    >>> import numpy as np, realization as rz
-    >>> from realization.identification import identify
-    >>> u = np.random.default_rng(0).standard_normal(300)
-    >>> y = rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u)
-    >>> fit = identify(rz.IOData(y, u))
-    >>> fit.order, fit.report().splitlines()[0]
-    (1, 'Identification')
-    """
-
-    model: InnovationsModel
-    order: int
-    method: str
-    candidates: tuple[Candidate, ...]
-    simulation_fit: Array
-    prediction_fit: Array
-    notes: tuple[str, ...]
-    data: IOData
-
-    def report(self) -> str:
-        """A page of plain text: data, choice, candidates, poles, fits, whiteness."""
-        return summary(self)
 
 
 class _Judged(NamedTuple):

@@ -2,7 +2,7 @@
 
 from realization.report.baselines import autoregression, persistence
 from realization.report.model import model_report
-from realization.report.page import Picture, Section, Table, figure_png, page, write_atomically
+from realization.report.page import Picture, Section, Table, figure_png, page
 
 __all__ = [
     "Picture",
@@ -13,5 +13,4 @@ __all__ = [
     "model_report",
     "page",
     "persistence",
-    "write_atomically",
 ]

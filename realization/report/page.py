@@ -1,7 +1,7 @@
 r"""A report in one HTML file: pictures inlined, readable on a phone, in the dark and on paper.
 
-`page` builds the text of the file, `figure_png` turns a figure into bytes, `write_atomically` puts it on
-disk. Nothing is loaded from anywhere: a content security policy in the file forbids it.
+`page` builds the text of the file, `figure_png` turns a figure into bytes. Nothing is loaded from anywhere: a
+content security policy in the file forbids it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -24,7 +22,7 @@ from realization.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Table", "figure_png", "page", "write_atomically"]
+__all__ = ["Picture", "Section", "Table", "figure_png", "page"]
 
 PIXELS_PER_INCH = 105  # seven inches fill the text column
 _NUMBER = re.compile(r"[-+−±]?[\d.,]+(e[-+]?\d+)?( ?%)?|–|")
@@ -172,47 +170,6 @@ def page(
     return _FRAME.format(title=_escape(title), style=_style(), body=body)
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file whole or not at all: a temporary neighbour takes the name once it is complete.
-
-    Raises
-    ------
-    DataError
-        If the folder is not there or cannot be written; what lay at `path` is untouched.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from realization.report import write_atomically
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_atomically(f"{folder}/a.txt", "whole")
-    ...     print(open(f"{folder}/a.txt").read())
-    whole
-    """
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    if path.is_dir():
-        raise DataError(f"cannot write {path}: it is a folder; name a file.")
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {_reason(error)}. Make the folder, or name another.") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private; a report is for reading
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {_reason(error)}.") from None
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 def _section(number: int, section: Section) -> str:
     parts = [f'<section id="s{number}">', f"<h2>{_inline(section.heading)}</h2>", _prose(section.text)]
     if section.table is not None:
@@ -239,7 +196,8 @@ def _image(image: bytes | str | Path) -> tuple[str, bytes]:
         try:
             image = Path(image).read_bytes()
         except OSError as error:
-            raise DataError(f"picture {name} cannot be read: {_reason(error)}.") from None
+            reason = (error.strerror or str(error)).lower()
+            raise DataError(f"picture {name} cannot be read: {reason}.") from None
     if image.startswith(b"\x89PNG"):
         return "png", image
     if b"<svg" in image[:1000]:

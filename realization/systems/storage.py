@@ -9,12 +9,12 @@ import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from realization.errors import DataError, RealizationError
+from realization.files import write_atomically
 from realization.systems.models import InnovationsModel, StateSpace
 
 __all__ = ["load_model", "save_model"]
@@ -69,7 +69,7 @@ def save_model(model: StateSpace, path: str | os.PathLike[str]) -> None:
         "dt": None if model.dt is None else float(model.dt),
     }
     encode = {".json": _encode_json, ".npz": _encode_npz}[_ending(place, "save_model")]
-    _write_atomically(place, encode(header, arrays))
+    write_atomically(place, encode(header, arrays))
 
 
 def load_model(path: str | os.PathLike[str]) -> StateSpace:
@@ -140,21 +140,6 @@ def _encode_npz(header: dict[str, object], arrays: dict[str, Array]) -> bytes:
     entries: dict[str, Any] = {HEADER: np.array(json.dumps(header)), **arrays}
     np.savez(buffer, **entries)
     return buffer.getvalue()
-
-
-def _write_atomically(place: Path, content: bytes) -> None:
-    temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, place)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"save_model: {place} cannot be written: {error.strerror}.") from error
 
 
 def _decode_json(raw: bytes, place: Path) -> Content:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from statsmodels.tsa.ar_model import AutoReg
 
 from realization.errors import DataError, ExcitationError, ShapeError
+from realization.files import write_atomically
 from realization.report import (
     Picture,
     Section,
@@ -28,7 +29,6 @@ from realization.report import (
     model_report,
     page,
     persistence,
-    write_atomically,
 )
 from realization.signals import IOData
 from realization.systems import InnovationsModel
@@ -243,6 +243,7 @@ def test_autoregression_needs_something_to_learn_from():
 
 
 def test_model_report(model, record):
+    plt.close("all")
     train, test = record.split(0.5)
     text = model_report(model, train, test, name="pump", method="by hand", notes=["little <noise>"], keep=5)
     found = assert_stands_alone(text)

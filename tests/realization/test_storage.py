@@ -111,7 +111,7 @@ class TestWriting:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "replace", fail)
-        with pytest.raises(DataError, match="cannot be written: No space left on device"):
+        with pytest.raises(DataError, match=r"cannot write .*: no space left on device"):
             save_model(StateSpace([[0.9]], [[1.0]], [[1.0]]), path)
         assert path.read_bytes() == before
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -125,10 +125,10 @@ class TestWriting:
         assert_same_bits(load_model(link), model)
 
     def test_places_that_cannot_be_written(self, ending, model, tmp_path):
-        with pytest.raises(DataError, match="cannot be written: No such file"):
+        with pytest.raises(DataError, match=r"cannot write .*: no such file"):
             save_model(model, tmp_path / "nowhere" / f"model{ending}")
         (tmp_path / f"folder{ending}").mkdir()
-        with pytest.raises(DataError, match="cannot be written: Is a directory"):
+        with pytest.raises(DataError, match=r"cannot write .*: it is a folder"):
             save_model(model, tmp_path / f"folder{ending}")
         assert [entry.name for entry in tmp_path.iterdir()] == [f"folder{ending}"]
 

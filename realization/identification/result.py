@@ -1,24 +1,101 @@
-"""The plain-text page of an identification."""
+"""What an identification found, and its page of plain text."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from realization.errors import RealizationError
 from realization.filtering.innovations import innovations, whiteness_test
+from realization.signals.data import IOData
+from realization.systems.models import InnovationsModel
 
-if TYPE_CHECKING:
-    from realization.identification.identify import Identification
-
-__all__ = ["summary"]
+__all__ = ["Candidate", "Identification"]
 
 SHOWN = 10
 
+Array = NDArray[np.float64]
 
-def summary(fit: Identification) -> str:
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model that was tried, judged on the held-back parts of the record.
+
+    Attributes
+    ----------
+    method : str
+    order : int
+    simulation, prediction : float
+        Fit in percent, mean over outputs and held-back parts; NaN for the simulation of a record without
+        inputs.
+    score : float
+        What the choice is made by: the mean of the two, each output's fit counted as at least -100 and
+        corrected for the states that are fitted to the held-back part.
+
+    Examples
+    --------
+    >>> from realization.identification import Candidate
+    >>> Candidate("CVA, simulation", 4, simulation=85.0, prediction=95.0, score=90.0).order
+    4
+    """
+
+    method: str
+    order: int
+    simulation: float
+    prediction: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Identification:
+    """Result of `identify`.
+
+    Attributes
+    ----------
+    model : InnovationsModel
+        Estimated from the whole record.
+    order : int
+    method : str
+        How the model was made.
+    candidates : tuple of Candidate
+        Everything that was tried, best first.
+    simulation_fit, prediction_fit : ndarray, shape (p,)
+        Fits in percent on the held-back parts, by the chosen method on the rest of the record; NaN for the
+        simulation of a record without inputs.
+    notes : tuple of str
+        What was doubtful; each was issued as a warning too.
+    data : IOData
+        The record.
+
+    Examples
+    --------
+    >>> import numpy as np, realization as rz
+    >>> from realization.identification import identify
+    >>> u = np.random.default_rng(0).standard_normal(300)
+    >>> y = rz.StateSpace([[0.8]], [[1.0]], [[0.5]]).simulate(u)
+    >>> fit = identify(rz.IOData(y, u))
+    >>> fit.order, fit.report().splitlines()[0]
+    (1, 'Identification')
+    """
+
+    model: InnovationsModel
+    order: int
+    method: str
+    candidates: tuple[Candidate, ...]
+    simulation_fit: Array
+    prediction_fit: Array
+    notes: tuple[str, ...]
+    data: IOData
+
+    def report(self) -> str:
+        """A page of plain text: data, choice, candidates, poles, fits, whiteness."""
+        return _summary(self)
+
+
+def _summary(fit: Identification) -> str:
     """Data, choice, fits, poles, whiteness, candidates and notes, in 80 columns or a little more."""
     parts = [
         "Identification\n==============",
