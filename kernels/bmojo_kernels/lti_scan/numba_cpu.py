@@ -1,4 +1,4 @@
-"""`lti_scan` on the CPU: the input's part comes in as one matrix product, the loop is the state's alone."""
+"""`lti_scan` on the CPU: one pass, each next state written where it is to stay."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from numpy.typing import NDArray
 
 __all__ = ["scan"]
 
+Array = NDArray[np.float64]
+
+
+@numba.njit(cache=True, fastmath={"contract", "reassoc"}, inline="always")
+def _add(rows: Array, x: Array, total: Array) -> None:
+    """`total += xᵀ rows`, four rows at a time: no reduction, and `total` is read a quarter as often."""
+    by_four = len(rows) - len(rows) % 4
+    for j in range(0, by_four, 4):
+        x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+        r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        for i in range(len(total)):
+            total[i] += (r0[i] * x0 + r1[i] * x1) + (r2[i] * x2 + r3[i] * x3)
+    for j in range(by_four, len(rows)):
+        for i in range(len(total)):
+            total[i] += rows[j, i] * x[j]
+
 
 @numba.njit(cache=True, fastmath={"contract", "reassoc"})
-def scan(
-    A_transposed: NDArray[np.float64], drive: NDArray[np.float64], start: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """States for `drive = u Bᵀ` of shape (T, n), both contiguous; `A` comes transposed.
-
-    Columns of `A` are then contiguous rows: the inner loop adds a multiple of one to the next state,
-    which vectorizes without a reduction.
-    """
-    length, n = drive.shape
-    states = np.empty((length, n))
-    x = start.copy()
-    following = np.empty(n)
+def scan(A_transposed: Array, B_transposed: Array, u: Array, start: Array) -> Array:
+    """States (T + 1, n), the first and the last included, for inputs (T, m); all arrays contiguous."""
+    length = len(u)
+    states = np.zeros((length + 1, len(start)))
+    states[0] = start
     for t in range(length):
-        for i in range(n):
-            states[t, i] = x[i]
-            following[i] = drive[t, i]
-        for j in range(n):
-            xj = x[j]
-            for i in range(n):
-                following[i] += A_transposed[j, i] * xj
-        x, following = following, x
-    return states, x
+        _add(B_transposed, u[t], states[t + 1])
+        _add(A_transposed, states[t], states[t + 1])
+    return states

@@ -59,4 +59,5 @@ def lti_scan(
     start = np.zeros(len(A)) if x0 is None else np.asarray(x0, dtype=np.float64)
     if start.shape != (len(A),):
         raise ValueError(f"lti_scan: x0 has shape {start.shape}; it must be ({len(A)},).")
-    return scan(np.ascontiguousarray(A.T), np.ascontiguousarray(u @ B.T), np.ascontiguousarray(start))
+    states = scan(*(np.ascontiguousarray(x) for x in (A.T, B.T, u, start)))
+    return states[:-1], states[-1].copy()
