@@ -54,7 +54,8 @@ class BMojoConfig:
     rotary : bool
         Rotary positions.
     eidetic_position : str
-        Where fading and eidetic keys are rotated: `"own"`, the window's `"edge"`, or `"none"`.
+        Where fading and eidetic keys are rotated: `"own"`, the window's `"edge"`, or `"none"`; the last two
+        hold at gaps longer than those of training.
     eidetic_norm : bool
         The eidetic segment reads with a norm and a gain of its own: sharp retrieval instead of averaging.
     short_conv : int
