@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import bmojo_kernels as bk
 import numpy as np
 import torch
-from scipy.special import chdtri
 from torch import Tensor
+
+from realization.filtering.innovations import chi_squared_quantile
 
 __all__ = ["Judged", "advance_set", "pool_rows", "take", "token_priority"]
 
@@ -63,7 +64,7 @@ def token_priority(
         Of `rule="threshold"`.
     """
     ranked = norm if rule == "norm" else score
-    threshold = float(chdtri(degrees, false_alarm)) if rule == "threshold" else None
+    threshold = chi_squared_quantile(false_alarm, degrees) if rule == "threshold" else None
     values = ranked.detach().to("cpu", torch.float64).numpy()
     priority = bk.selection_priority(values, rule=rule, threshold=threshold, start=start)
     return torch.from_numpy(np.array(priority)).to(score.device)

@@ -34,11 +34,15 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, state: BMojoState) -> tuple[Tensor, BMojoState]:
         mixed, state = self.layer(self.norm(x), state)
+        return self.after(x, mixed), state
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The residual stream once the layer's output is added and the perceptron has acted."""
         x = x + mixed
         if self.hidden:
             value, gate = self.mlp_in(self.mlp_norm(x)).chunk(2, dim=-1)
             x = x + self.mlp_out(nn.functional.silu(gate) * value)
-        return x, state
+        return x
 
 
 class BMojoLM(nn.Module):
@@ -105,7 +109,7 @@ class BMojoLM(nn.Module):
         x, traces = self.embedding(tokens), []
         for block in self._blocks():
             traces.append(block.layer.trace(block.norm(x)))
-            x, _ = block(x, block.layer.init_state(len(tokens)))
+            x = block.after(x, traces[-1].output)
         return traces
 
     def hidden(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from bmojo_kernels import lti_scan
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import ShapeError, UnstableError
@@ -15,6 +14,7 @@ from realization.filtering.kalman import cholesky_of
 from realization.filtering.selection import Rule, Selection, select_innovations
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
+from realization.systems.responses import free_response
 
 __all__ = ["Reconstruction", "ReconstructionCurve", "reconstruct", "reconstruction_curve"]
 
@@ -208,10 +208,7 @@ def reconstruction_curve(
 
 def _reach(model: InnovationsModel, length: int) -> Array:
     """`G_t = A^{T-1-t} K` for every `t`, shape (T, n, p)."""
-    reach = np.empty((length, model.n_states, model.n_outputs))
-    nothing = np.zeros((length, 0))
-    for j in range(model.n_outputs):
-        reach[::-1, :, j], _ = lti_scan(model.A, np.zeros((model.n_states, 0)), nothing, model.K[:, j])
+    reach = free_response(model.A.T, model.K.T, length)[::-1].transpose(0, 2, 1)
     if not np.isfinite(reach).all():
         raise UnstableError(
             "reconstruct: the model's response overflows over this record; use a shorter one."

@@ -166,7 +166,7 @@ def innovations_form(
     solution = dare(A, C, Q, R, S)
     B = np.zeros((len(solution.P), 0)) if B is None else B
     A, C, B = (np.asarray(matrix, dtype=float) for matrix in (A, C, B))
-    return InnovationsModel(A, B, C, None if D is None else np.asarray(D), dt, K=solution.K, Re=solution.Re)  # pyright: ignore[reportArgumentType]
+    return InnovationsModel(A, B, C, None if D is None else np.asarray(D), dt, K=solution.K, Re=solution.Re)
 
 
 def _checked(

@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import scipy.linalg
-from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
 from realization.errors import ConvergenceWarning, RealizationError
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
-from realization.identification.regression import free_response, scaled_least_squares
+from realization.identification.regression import scaled_least_squares
+from realization.systems.responses import free_response, predictor_states
 
 __all__ = ["innovation_covariance", "kalman_gain", "one_step_innovations"]
 
@@ -52,7 +52,7 @@ def one_step_innovations(
     A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array
 ) -> tuple[Array, Array]:
     """Innovations of a record with the best first state for them, and that state."""
-    states, _ = lti_scan(A - K @ C, np.hstack([B - K @ D, K]), np.hstack([u, y]))
+    states = predictor_states(A, B, C, D, K, u, y)
     e = y - states @ C.T - u @ D.T
     if len(A) == 0:
         return e, np.zeros(0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
 from realization.identification.realization import Realization, fits
+from realization.systems.responses import predictor_states
 
 __all__ = ["Balanced", "shortest"]
 
@@ -30,8 +30,7 @@ class Balanced:
 
     def __init__(self, found: Realization, scaled: Scaling) -> None:
         A, B, C, D, K = found[:5]
-        drive = np.hstack([scaled.u, scaled.y - found.offset])
-        states, _ = lti_scan(A - K @ C, np.hstack([B - K @ D, K]), drive)
+        states = predictor_states(A, B, C, D, K, scaled.u, scaled.y - found.offset)
         self.found = found
         self.reach = _factor(states.T @ states / len(states))
         self.sight = _factor(scipy.linalg.solve_discrete_lyapunov(A.T, C.T @ C))

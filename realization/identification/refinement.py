@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
-from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
 from realization.identification.noise import innovation_covariance, one_step_innovations
 from realization.identification.realization import Realization
-from realization.identification.regression import free_response, input_sensitivities
+from realization.identification.regression import input_sensitivities
+from realization.systems.responses import free_response, predictor_states
 
 __all__ = ["Criterion", "refine"]
 
@@ -151,9 +151,7 @@ def _errors(point: _Point, u: Array, y: Array, simulated: bool, start: Array) ->
     """Errors and states, of the simulation or of the one-step prediction."""
     K = point.K * 0.0 if simulated else point.K
     target = y - point.offset
-    states, _ = lti_scan(
-        point.A - K @ point.C, np.hstack([point.B - K @ point.D, K]), np.hstack([u, target]), start
-    )
+    states = predictor_states(point.A, point.B, point.C, point.D, K, u, target, start)
     return target - states @ point.C.T - u @ point.D.T, states
 
 
@@ -259,7 +257,7 @@ def _normalized(
     A, B, C, D, K = found.A, found.B, whitener @ found.C, whitener @ found.D, found.K @ colourer
     target = (scaled.y - found.offset) @ whitener.T
     gain = K * 0.0 if all(simulated) else K
-    states, _ = lti_scan(A - gain @ C, np.hstack([B - gain @ D, gain]), np.hstack([scaled.u, target]))
+    states = predictor_states(A, B, C, D, gain, scaled.u, target)
     values, vectors = np.linalg.eigh(states.T @ states / len(states))
     sizes = np.sqrt(np.maximum(values, 1e-8 * values.max(initial=1e-300)))
     T, inverse = vectors * sizes, (vectors / sizes).T

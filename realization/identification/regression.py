@@ -9,7 +9,9 @@ import scipy.linalg
 from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
-__all__ = ["InputPath", "free_response", "input_path", "input_sensitivities"]
+from realization.systems.responses import free_response
+
+__all__ = ["InputPath", "input_path", "input_sensitivities"]
 
 Array = NDArray[np.float64]
 
@@ -74,13 +76,6 @@ def input_sensitivities(A: Array, row: Array, u: Array) -> Array:
     transposed, entry = np.ascontiguousarray(A.T), row[:, None]
     parts = [lti_scan(transposed, entry, u[:, j : j + 1])[0] for j in range(u.shape[1])]
     return np.hstack([*parts, np.empty((len(u), 0))])
-
-
-def free_response(A: Array, C: Array, length: int) -> Array:
-    """Rows `C A^t`, shape (T, p, n)."""
-    transposed = np.ascontiguousarray(A.T)
-    nothing, silent = np.zeros((len(A), 0)), np.zeros((length, 0))
-    return np.stack([lti_scan(transposed, nothing, silent, row)[0] for row in C], axis=1)
 
 
 def scaled_least_squares(a: Array, b: Array) -> Array:

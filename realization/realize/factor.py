@@ -10,7 +10,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, OrderWarning, RankError, ShapeError
-from realization.realize.hankel import as_sequence, hankel
+from realization.realize.hankel import as_sequence, hankel, rows_and_cols
 from realization.systems import StateSpace
 
 __all__ = ["HankelFactor", "HankelRealization", "factorize", "finish"]
@@ -159,16 +159,10 @@ def _split(length: int, rows: int | None, cols: int | None, caller: str) -> tupl
             f"{caller}: {length} Markov parameters came; at least h[0], h[1] and h[2] are needed, "
             "and 2 n + 1 to determine order n."
         )
-    if rows is None:
-        rows = available - (available // 2 if cols is None else cols)
-    if cols is None:
-        cols = available - rows
-    if rows < 1 or cols < 1 or rows + cols > available:
-        raise ShapeError(
-            f"{caller}: rows={rows} and cols={cols} for {length} Markov parameters; both must be at least 1, "
-            f"and rows + cols at most {available} (h[0] is not used, the shifted matrix takes one more)."
-        )
-    return rows, cols
+    limit = f"{available} (h[0] is not used, the shifted matrix takes one more)"
+    return rows_and_cols(
+        available, rows, cols, caller=caller, given=f"{length} Markov parameters", limit=limit
+    )
 
 
 def _tolerance(tol: float | None, shape: tuple[int, ...], caller: str) -> float:

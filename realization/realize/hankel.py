@@ -90,3 +90,19 @@ def as_sequence(h: ArrayLike, caller: str) -> Array:
     if bad.any():
         raise DataError(f"{caller}: h[{np.argwhere(bad)[0][0]}] has entries that are NaN or infinite.")
     return array
+
+
+def rows_and_cols(
+    available: int, rows: int | None, cols: int | None, *, caller: str, given: str, limit: str
+) -> tuple[int, int]:
+    """Block rows and columns of a Hankel matrix: as asked, else what is left, else one half each."""
+    if rows is None:
+        rows = available - (available // 2 if cols is None else cols)
+    if cols is None:
+        cols = available - rows
+    if rows < 1 or cols < 1 or rows + cols > available:
+        raise ShapeError(
+            f"{caller}: rows={rows} and cols={cols} for {given}; both must be at least 1, and rows + cols at "
+            f"most {limit}."
+        )
+    return rows, cols

@@ -18,7 +18,7 @@ from realization.errors import (
     ShapeError,
     StabilityWarning,
 )
-from realization.realize.hankel import as_sequence, hankel
+from realization.realize.hankel import as_sequence, hankel, rows_and_cols
 from realization.realize.markov import markov_parameters
 from realization.realize.positive_real import CovarianceModel, Riccati, definite, positive_real_test, riccati
 from realization.realize.spectral import canonical_correlations
@@ -247,16 +247,9 @@ def _split(lags: int, rows: int | None, cols: int | None) -> tuple[int, int]:
             f"{CALLER}: {lags + 1} covariances came; at least those of lags 0, 1 and 2 are needed, and 2 n "
             "to determine order n."
         )
-    if rows is None:
-        rows = lags - (lags // 2 if cols is None else cols)
-    if cols is None:
-        cols = lags - rows
-    if rows < 1 or cols < 1 or rows + cols > lags:
-        raise ShapeError(
-            f"{CALLER}: rows={rows} and cols={cols} for covariances up to lag {lags}; both must be at least "
-            f"1 and rows + cols at most {lags}."
-        )
-    return rows, cols
+    return rows_and_cols(
+        lags, rows, cols, caller=CALLER, given=f"covariances up to lag {lags}", limit=f"{lags}"
+    )
 
 
 def _with_noise(Lambda: Array, share: float) -> Array:

@@ -183,7 +183,8 @@ def hankel_singular_values(model: StateSpace) -> Array:
     UnstableError, ConvergenceError
         As `controllability_gramian`.
 
-    References ----------
+    References
+    ----------
     K. Glover, All optimal Hankel-norm approximations of linear multivariable systems and their L∞-error
     bounds, Int. J. Control 39 (1984) 1115-1193, section 2.
 

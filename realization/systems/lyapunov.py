@@ -125,7 +125,8 @@ def lyapunov_factor(T: Array, B: Array, *, discrete: bool, transposed: bool = Fa
     ConvergenceError
         If the solution does not satisfy its equation: numbers out of range.
 
-    References ----------
+    References
+    ----------
     S. J. Hammarling, Numerical solution of the stable, non-negative definite Lyapunov equation, IMA J. Numer.
     Anal. 2 (1982) 303-323.
     D. C. Sorensen, Y. Zhou, Direct methods for matrix Sylvester and Lyapunov equations, J. Appl. Math. 2003,

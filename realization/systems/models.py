@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, RankError, RealizationError, ShapeError, UnstableError
 from realization.signals.data import IOData, as_data
+from realization.systems.responses import free_response
 
 __all__ = ["InnovationsModel", "StateSpace"]
 
@@ -458,11 +459,7 @@ class InnovationsModel(StateSpace):
         if self.n_states == 0:
             return np.empty(0)
         residual = y - system._response(drive, np.zeros(self.n_states))
-        response = np.empty((data.length, self.n_outputs, self.n_states))
-        power = np.eye(self.n_states)
-        for t in range(data.length):
-            response[t] = system.C @ power
-            power = system.A @ power
+        response = free_response(system.A, system.C, data.length)
         if not (np.isfinite(response).all() and np.isfinite(residual).all()):
             raise UnstableError("estimate_x0: the response overflows over this record; use a shorter one.")
         basis = response.reshape(-1, self.n_states)

@@ -83,7 +83,8 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
     ConvergenceWarning
         If the gain is the rounding of much larger terms, and its peak is lost in it.
 
-    References ----------
+    References
+    ----------
     N. A. Bruinsma, M. Steinbuch, A fast algorithm to compute the H∞-norm of a transfer function matrix,
     Systems & Control Letters 14 (1990) 287-293.
     S. Boyd, V. Balakrishnan, A regularity result for the singular values of a transfer matrix and a
@@ -183,7 +184,8 @@ def hankel_norm(model: StateSpace) -> float:
     UnstableError, ConvergenceError
         As `hankel_singular_values`.
 
-    References ----------
+    References
+    ----------
     K. Glover, All optimal Hankel-norm approximations of linear multivariable systems and their L∞-error
     bounds, Int. J. Control 39 (1984) 1115-1193.
 

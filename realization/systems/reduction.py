@@ -144,7 +144,8 @@ def balanced_truncation(
         If the cut falls between equal singular values and the reduced model is not stable, or if the
         predictor of a reduced `InnovationsModel` is not.
 
-    References ----------
+    References
+    ----------
     B. C. Moore, Principal component analysis in linear systems, IEEE Trans. Automatic Control 26 (1981)
     17-32.
     M. S. Tombs, I. Postlethwaite, Truncated balanced realization of a stable non-minimal state-space system,

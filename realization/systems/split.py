@@ -80,7 +80,8 @@ def stable_antistable_split(model: StateSpace, *, margin: float | None = None) -
     ConvergenceError
         If a stable and an antistable pole are too close to be told apart.
 
-    References ----------
+    References
+    ----------
     M. G. Safonov, E. A. Jonckheere, M. Verma, D. J. N. Limebeer, Synthesis of positive real multivariable
     feedback systems, Int. J. Control 45 (1987) 817-842, appendix.
     G. H. Golub, C. F. Van Loan, *Matrix Computations*, 4th ed., Johns Hopkins 2013, section 7.6.3.

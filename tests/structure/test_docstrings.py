@@ -179,3 +179,14 @@ class TestTheChecksSeeWhatTheyShould:
     def test_a_method_without_a_word(self):
         Sample.method.__module__ = "realization.sample"
         assert faults_of("Sample", Sample) == ["Sample.method: no docstring"]
+
+
+def test_headings_stand_over_their_dashes():
+    torn = re.compile(r"^\s*\w[\w ]* -{4,}$", re.MULTILINE)
+    found = [
+        path.name
+        for folder in PACKAGES.values()
+        for path in folder.rglob("*.py")
+        if torn.search(path.read_text("utf-8"))
+    ]
+    assert not found
