@@ -1,6 +1,7 @@
 """Recurrences and selections: a naive oracle and a compiled kernel behind one function each."""
 
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
+from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
 
-__all__ = ["RULES", "KeptSet", "innovation_topk", "lti_scan", "selection_priority"]
+__all__ = ["RULES", "KeptSet", "innovation_topk", "linear_scan", "lti_scan", "selection_priority"]

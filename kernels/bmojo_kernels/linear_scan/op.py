@@ -1,0 +1,91 @@
+"""`linear_scan`: the diagonal linear recurrence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bmojo_kernels.backends import is_tensor, thread_count, width_of_tasks
+from bmojo_kernels.linear_scan.numba_cpu import forward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["linear_scan"]
+
+DTYPES = ("float32", "float64", "complex64", "complex128", "bfloat16")
+
+
+@overload
+def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+@overload
+def linear_scan(
+    a: ArrayLike, b: ArrayLike, h0: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def linear_scan(a: Any, b: Any, h0: Any = None) -> tuple[Any, Any]:
+    r"""States of the diagonal recurrence $h_t = a_t \odot h_{t-1} + b_t$.
+
+    Its gradients are the same recurrence backwards in time,
+    $g_t = \bar h_t + \bar a_{t+1} g_{t+1},\ \partial b_t = g_t,\ \partial a_t = g_t \odot \bar h_{t-1}$,
+    so both directions run at the speed of memory.
+
+    Parameters
+    ----------
+    a, b : array_like or Tensor, shape (B, T, C)
+        Of one dtype: float32, float64, complex64, complex128; tensors also bfloat16, whose state is carried
+        in float32.
+    h0 : array_like or Tensor, shape (B, C), optional
+        State before the first step; zero when left out.
+
+    Returns
+    -------
+    h : ndarray or Tensor, shape (B, T, C)
+        $h_0, \dots$: the state *after* each step.
+    h_last : ndarray or Tensor, shape (B, C)
+        The last of them (float32 for bfloat16), from which the next chunk goes on.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit together.
+
+    References
+    ----------
+    G. E. Blelloch, *Prefix sums and their applications*, CMU-CS-90-190, 1990, section 1.4.
+
+    Examples
+    --------
+    >>> import numpy as np, bmojo_kernels as bk
+    >>> h, last = bk.linear_scan(np.full((1, 3, 1), 0.5), np.ones((1, 3, 1)))
+    >>> h[0, :, 0], last[0]
+    (array([1.  , 1.5 , 1.75]), array([1.75]))
+    """
+    if is_tensor(a):
+        _check(a, b, h0)
+        from bmojo_kernels.linear_scan.torch_op import linear_scan_tensor
+
+        return linear_scan_tensor(a, b, h0)
+    a, b = (np.ascontiguousarray(x) for x in (a, b))
+    h0 = None if h0 is None else np.asarray(h0)
+    _check(a, b, h0)
+    h = np.empty_like(a)
+    state = np.zeros((a.shape[0], a.shape[2]), a.dtype) if h0 is None else h0.astype(a.dtype, order="C")
+    forward(a, b, state, h, width_of_tasks(a.shape[0], a.shape[2], thread_count()))
+    return h, state
+
+
+def _check(a: Any, b: Any, h0: Any) -> None:
+    if a.ndim != 3 or a.shape != b.shape or (h0 is not None and tuple(h0.shape) != (a.shape[0], a.shape[2])):
+        came = "" if h0 is None else f", h0 {tuple(h0.shape)}"
+        raise ValueError(
+            f"linear_scan: a {tuple(a.shape)}, b {tuple(b.shape)}{came} came; (B, T, C) twice, and (B, C) "
+            "for h0, are needed."
+        )
+    name = str(a.dtype).removeprefix("torch.")
+    if a.dtype != b.dtype or name not in DTYPES:
+        raise ValueError(
+            f"linear_scan: a of {a.dtype} and b of {b.dtype} came; one dtype of "
+            f"{', '.join(DTYPES)} is needed."
+        )

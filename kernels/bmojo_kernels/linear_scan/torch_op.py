@@ -1,0 +1,71 @@
+"""`linear_scan` as operators that torch knows: traced, compiled and differentiated like its own."""
+
+from __future__ import annotations
+
+import numba
+import torch
+from torch import Tensor
+
+from bmojo_kernels.backends import as_numpy, empty_like, thread_count, width_of_tasks
+from bmojo_kernels.linear_scan import numba_cpu
+
+__all__ = ["linear_scan_tensor"]
+
+
+def linear_scan_tensor(a: Tensor, b: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`linear_scan` of tensors: states (B, T, C) and the last one (B, C)."""
+    state = torch.float32 if a.dtype is torch.bfloat16 else a.dtype
+    start = a.new_zeros(a.shape[0], a.shape[2], dtype=state) if h0 is None else h0.to(state)
+    return _forward(a, b, start)
+
+
+@torch.library.custom_op("bmojo::linear_scan", mutates_args=(), device_types="cpu")
+def _forward(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    h, last = empty_like(a), h0.clone(memory_format=torch.contiguous_format)
+    _run(numba_cpu.forward, a, as_numpy(a), as_numpy(b), as_numpy(last), as_numpy(h))
+    return h, last
+
+
+@_forward.register_fake
+def _(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    return _blank(a), _blank(h0)
+
+
+@torch.library.custom_op("bmojo::linear_scan_backward", mutates_args=(), device_types="cpu")
+def _backward(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    da, db, dh0 = empty_like(a), empty_like(a), dlast.clone(memory_format=torch.contiguous_format)
+    arrays = (as_numpy(x) for x in (a, h, h0, dh, dh0, da, db))
+    _run(numba_cpu.backward, a, *arrays)
+    return da, db, dh0
+
+
+@_backward.register_fake
+def _(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _blank(a), _blank(a), _blank(h0)
+
+
+def _blank(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _run(kernel, a: Tensor, *arrays) -> None:
+    # A few thousand numbers are done before a second thread has woken up.
+    threads = thread_count() if a.numel() > 1 << 15 else 1
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        kernel(*arrays, width_of_tasks(a.shape[0], a.shape[2], threads))
+    finally:
+        numba.set_num_threads(before)
+
+
+def _save(ctx, inputs, output) -> None:
+    a, _, h0 = inputs
+    ctx.save_for_backward(a, output[0], h0)
+
+
+def _differentiate(ctx, dh: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.bmojo.linear_scan_backward(*ctx.saved_tensors, dh, dlast)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
