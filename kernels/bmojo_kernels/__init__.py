@@ -3,5 +3,14 @@
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
+from bmojo_kernels.selective_scan.op import selective_scan
 
-__all__ = ["RULES", "KeptSet", "innovation_topk", "linear_scan", "lti_scan", "selection_priority"]
+__all__ = [
+    "RULES",
+    "KeptSet",
+    "innovation_topk",
+    "linear_scan",
+    "lti_scan",
+    "selection_priority",
+    "selective_scan",
+]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import config, get_num_threads
+from numba import config, get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_numpy", "empty_like", "is_tensor", "thread_count", "width_of_tasks"]
+__all__ = ["as_numpy", "empty_like", "is_tensor", "run", "task_width", "thread_count"]
 
 
 def is_tensor(x: Any) -> bool:
@@ -20,18 +21,33 @@ def is_tensor(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def thread_count() -> int:
-    """Threads that a kernel may use: torch's number where torch is loaded, else Numba's."""
+def thread_count(work: int) -> int:
+    """Threads for so many elementary steps: torch's number where torch is loaded, else Numba's.
+
+    A few thousand steps are done before a second thread has woken up.
+    """
+    if work < 1 << 15:
+        return 1
     torch = sys.modules.get("torch")
     wanted = get_num_threads() if torch is None else torch.get_num_threads()
     return max(1, min(wanted, config.NUMBA_NUM_THREADS))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def width_of_tasks(batch: int, channels: int, threads: int) -> int:
+def task_width(batch: int, channels: int, threads: int, widest: int | None = None) -> int:
     """Channels that one task takes, so that each thread has one; whole cache lines of float32."""
-    pieces = -(-threads // max(batch, 1))
-    line = 16
-    return max(line, -(-channels // pieces // line) * line)
+    pieces, line = -(-threads // max(batch, 1)), 16
+    wanted = -(-channels // pieces) if widest is None else min(widest, -(-channels // pieces))
+    return max(line, -(-wanted // line) * line)
+
+
+def run(kernel: Callable[..., None], arrays: Sequence[np.ndarray], width: int, threads: int) -> None:
+    """Call a parallel kernel on so many threads of Numba's pool, and leave the pool as it was."""
+    before = get_num_threads()
+    set_num_threads(threads)
+    try:
+        kernel(*arrays, width)
+    finally:
+        set_num_threads(before)
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:

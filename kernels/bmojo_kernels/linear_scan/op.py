@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo_kernels.backends import is_tensor, thread_count, width_of_tasks
+from bmojo_kernels.backends import is_tensor, run, task_width, thread_count
 from bmojo_kernels.linear_scan.numba_cpu import forward
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def linear_scan(a: Any, b: Any, h0: Any = None) -> tuple[Any, Any]:
     _check(a, b, h0)
     h = np.empty_like(a)
     state = np.zeros((a.shape[0], a.shape[2]), a.dtype) if h0 is None else h0.astype(a.dtype, order="C")
-    forward(a, b, state, h, width_of_tasks(a.shape[0], a.shape[2], thread_count()))
+    threads = thread_count(a.size)
+    run(forward, (a, b, state, h), task_width(a.shape[0], a.shape[2], threads), threads)
     return h, state
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from bmojo_kernels.backends import as_numpy, empty_like, thread_count, width_of_tasks
+from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
 from bmojo_kernels.linear_scan import numba_cpu
 
 __all__ = ["linear_scan_tensor"]
@@ -22,7 +23,7 @@ def linear_scan_tensor(a: Tensor, b: Tensor, h0: Tensor | None) -> tuple[Tensor,
 @torch.library.custom_op("bmojo::linear_scan", mutates_args=(), device_types="cpu")
 def _forward(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
     h, last = empty_like(a), h0.clone(memory_format=torch.contiguous_format)
-    _run(numba_cpu.forward, a, as_numpy(a), as_numpy(b), as_numpy(last), as_numpy(h))
+    _run(numba_cpu.forward, a, b, last, h)
     return h, last
 
 
@@ -34,8 +35,7 @@ def _(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("bmojo::linear_scan_backward", mutates_args=(), device_types="cpu")
 def _backward(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     da, db, dh0 = empty_like(a), empty_like(a), dlast.clone(memory_format=torch.contiguous_format)
-    arrays = (as_numpy(x) for x in (a, h, h0, dh, dh0, da, db))
-    _run(numba_cpu.backward, a, *arrays)
+    _run(numba_cpu.backward, a, h, h0, dh, dh0, da, db)
     return da, db, dh0
 
 
@@ -48,15 +48,10 @@ def _blank(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _run(kernel, a: Tensor, *arrays) -> None:
-    # A few thousand numbers are done before a second thread has woken up.
-    threads = thread_count() if a.numel() > 1 << 15 else 1
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
-        kernel(*arrays, width_of_tasks(a.shape[0], a.shape[2], threads))
-    finally:
-        numba.set_num_threads(before)
+def _run(kernel: Callable[..., None], *tensors: Tensor) -> None:
+    batch, _, channels = tensors[0].shape
+    threads = thread_count(tensors[0].numel())
+    run(kernel, [as_numpy(x) for x in tensors], task_width(batch, channels, threads), threads)
 
 
 def _save(ctx, inputs, output) -> None:

@@ -1,0 +1,169 @@
+"""`selective_scan` on the CPU: a block of channels with its whole state stays in the cache.
+
+Each of the N states is one row over the channels of the block, so that every operation is a vector one; what
+limits is the exponential of each state at each step. Backward computes the states once more, from copies
+that the forward pass leaves every `STRIDE` steps: memory is linear in T, and the copies are small beside `u`.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from bmojo_kernels.bfloat16 import narrow, widen
+from bmojo_kernels.exponential import exp2
+
+__all__ = ["STRIDE", "backward", "forward"]
+
+STRIDE = 16
+FAST = {"contract", "reassoc"}
+
+Array = NDArray[np.generic]
+
+
+@numba.njit(fastmath=FAST, inline="always")
+def _step(A: Array, delta: Array, drive: Array, b: float, c: float, h: Array, y: Array) -> None:
+    for k in range(len(y)):
+        state = exp2(delta[k] * A[k]) * h[k] + drive[k] * b
+        h[k] = state
+        y[k] += state * c
+
+
+@numba.njit(fastmath=FAST, inline="always")
+def _load(u: Array, delta: Array, step: Array, drive: Array) -> None:
+    for k in range(len(step)):
+        step[k] = widen(delta[k])
+        drive[k] = step[k] * widen(u[k])
+
+
+@numba.njit(cache=True, parallel=True, fastmath=FAST)
+def forward(
+    u: Array, delta: Array, A: Array, B: Array, C: Array, state: Array, y: Array, copies: Array, width: int
+) -> None:
+    """Fill `y` (B, T, d), carry `state` (B, N, d), and keep its `copies` (B, T / STRIDE, N, d).
+
+    `A` is (N, d), in units of log 2. Where `copies` has no rows none are kept.
+    """
+    batch, length, channels = u.shape
+    pieces = -(-channels // width)
+    for task in prange(batch * pieces):
+        i, low = task // pieces, task % pieces * width
+        high = min(low + width, channels)
+        rates, h = A[:, low:high].copy(), state[i, :, low:high].copy()
+        step, drive, total = np.empty_like(h[0]), np.empty_like(h[0]), np.empty_like(h[0])
+        for t in range(length):
+            if t % STRIDE == 0 and t // STRIDE < copies.shape[1]:
+                copies[i, t // STRIDE, :, low:high] = h
+            _load(u[i, t, low:high], delta[i, t, low:high], step, drive)
+            total[:] = 0
+            for n in range(len(rates)):
+                _step(rates[n], step, drive, widen(B[i, t, n]), widen(C[i, t, n]), h[n], total)
+            for k in range(high - low):
+                y[i, t, low + k] = narrow(total[k], y[i, t, low + k])
+        state[i, :, low:high] = h
+
+
+@numba.njit(fastmath=FAST, inline="always")
+def _replay(A: Array, delta: Array, drive: Array, b: float, before: Array, decay: Array, h: Array) -> None:
+    for k in range(len(h)):
+        decay[k] = exp2(delta[k] * A[k])
+        h[k] = decay[k] * before[k] + drive[k] * b
+
+
+@numba.njit(fastmath=FAST, inline="always")
+def _read_back(dy: Array, h: Array, c: float, g: Array) -> float:
+    """Through `y = C h`: the gradient of `h`, and that of `C`."""
+    total = dy[0] * h[0]
+    for k in range(1, len(g)):
+        total += dy[k] * h[k]
+    for k in range(len(g)):
+        g[k] += dy[k] * c
+    return total
+
+
+@numba.njit(fastmath=FAST, inline="always")
+def _drive_back(drive: Array, b: float, g: Array, d_drive: Array) -> float:
+    """Through `drive B`: the gradient of `drive`, and that of `B`."""
+    total = g[0] * drive[0]
+    for k in range(1, len(g)):
+        total += g[k] * drive[k]
+    for k in range(len(g)):
+        d_drive[k] += g[k] * b
+    return total
+
+
+@numba.njit(fastmath=FAST, inline="always")
+def _decay_back(
+    A: Array, delta: Array, before: Array, decay: Array, g: Array, d_delta: Array, dA: Array
+) -> None:
+    """Through `exp(delta A) h`: the gradients of `delta`, `A` and of the state before."""
+    for k in range(len(g)):
+        carried = g[k] * decay[k]
+        exponent = carried * before[k]
+        d_delta[k] += exponent * A[k]
+        dA[k] += exponent * delta[k]
+        g[k] = carried
+
+
+@numba.njit(cache=True, parallel=True, fastmath=FAST)
+def backward(
+    u: Array,
+    delta: Array,
+    A: Array,
+    A_natural: Array,
+    B: Array,
+    C: Array,
+    copies: Array,
+    dy: Array,
+    dstate: Array,
+    du: Array,
+    d_delta: Array,
+    dA: Array,
+    dB: Array,
+    dC: Array,
+    width: int,
+) -> None:
+    """Fill the gradients and carry `dstate` (B, N, d) back to that of the first state.
+
+    `dA` is (B, N, d); `dB` and `dC` are (pieces, B, T, N), one for each block of channels: the sums over
+    both are left to the caller.
+    """
+    batch, length, channels = u.shape
+    states, pieces = len(A), -(-channels // width)
+    for task in prange(batch * pieces):
+        i, piece = task // pieces, task % pieces
+        low, high = piece * width, min(piece * width + width, channels)
+        rates, natural = A[:, low:high].copy(), A_natural[:, low:high].copy()
+        g, own = dstate[i, :, low:high].copy(), np.zeros_like(rates)
+        h = np.empty((STRIDE + 1, *rates.shape), rates.dtype)
+        decay = np.empty((STRIDE, *rates.shape), rates.dtype)
+        step, drive = np.empty((STRIDE, high - low), rates.dtype), np.empty((STRIDE, high - low), rates.dtype)
+        seen, d_drive, d_step = np.empty_like(step[0]), np.empty_like(step[0]), np.empty_like(step[0])
+        for block in range(-(-length // STRIDE) - 1, -1, -1):
+            start = block * STRIDE
+            count = min(STRIDE, length - start)
+            h[0] = copies[i, block, :, low:high]
+            for s in range(count):
+                t = start + s
+                _load(u[i, t, low:high], delta[i, t, low:high], step[s], drive[s])
+                for n in range(states):
+                    _replay(rates[n], step[s], drive[s], widen(B[i, t, n]), h[s, n], decay[s, n], h[s + 1, n])
+            for s in range(count - 1, -1, -1):
+                t = start + s
+                for k in range(high - low):
+                    seen[k] = widen(dy[i, t, low + k])
+                d_drive[:] = 0
+                d_step[:] = 0
+                for n in range(states):
+                    dC[piece, i, t, n] = _read_back(seen, h[s + 1, n], widen(C[i, t, n]), g[n])
+                    dB[piece, i, t, n] = _drive_back(drive[s], widen(B[i, t, n]), g[n], d_drive)
+                    _decay_back(natural[n], step[s], h[s, n], decay[s, n], g[n], d_step, own[n])
+                for k in range(high - low):
+                    place = low + k
+                    du[i, t, place] = narrow(d_drive[k] * step[s, k], du[i, t, place])
+                    d_step[k] += d_drive[k] * widen(u[i, t, place])
+                    d_delta[i, t, place] = narrow(d_step[k], d_delta[i, t, place])
+        dstate[i, :, low:high] = g
+        dA[i, :, low:high] = own

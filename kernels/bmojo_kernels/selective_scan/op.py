@@ -1,0 +1,125 @@
+"""`selective_scan`: the recurrence of Mamba."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["selective_scan"]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    h0: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Selective state-space scan: `N` states for each of `d` channels, driven and read through the input.
+
+    $$h_t = e^{\Delta_t A} \odot h_{t-1} + \Delta_t u_t B_t^\top, \qquad
+    y_t = \big(h_t C_t + D \odot u_t\big) \odot \mathrm{SiLU}(z_t),$$
+
+    where $\Delta_t$ is `delta`, plus `delta_bias`, through a softplus where asked.
+
+    Parameters
+    ----------
+    u, delta : Tensor, shape (B, T, d)
+        Float32, float64 or bfloat16; computed in float32 where they are bfloat16.
+    A : Tensor, shape (d, N)
+        Rates, not positive where the state is to fade.
+    B, C : Tensor, shape (B, T, N)
+    D : Tensor, shape (d,), optional
+        Skip connection.
+    z : Tensor, shape (B, T, d), optional
+        Gate.
+    delta_bias : Tensor, shape (d,), optional
+    delta_softplus : bool
+    h0 : Tensor, shape (B, d, N), optional
+        State before the first step; zero when left out.
+
+    Returns
+    -------
+    y : Tensor, shape (B, T, d)
+        Of the dtype of `u`.
+    h_last : Tensor, shape (B, d, N)
+        From which the next chunk goes on; float32 where `u` is bfloat16.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit together.
+
+    References
+    ----------
+    A. Gu, T. Dao, *Mamba: Linear-time sequence modeling with selective state spaces*, COLM 2024, section 3.
+
+    Examples
+    --------
+    >>> import torch, bmojo_kernels as bk
+    >>> one = torch.ones(1, 3, 1)
+    >>> y, last = bk.selective_scan(one, one, torch.zeros(1, 1), one, one)
+    >>> y.flatten().tolist(), last.item()
+    ([1.0, 2.0, 3.0], 3.0)
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from bmojo_kernels.selective_scan.torch_op import selective_scan_core
+
+    _check(u, delta, A, B, C, D, z, delta_bias, h0)
+    state = torch.float32 if u.dtype is torch.bfloat16 else u.dtype
+    step = delta if delta_bias is None else delta + delta_bias.to(delta.dtype)
+    step = F.softplus(step) if delta_softplus else step
+    start = u.new_zeros(u.shape[0], *A.shape, dtype=state) if h0 is None else h0.to(state)
+    inputs = (u, step, A.to(state), B, C, start)
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    y, last, _ = selective_scan_core(*inputs, learning)
+    if D is not None:
+        y = y + D.to(u.dtype) * u
+    return (y if z is None else y * F.silu(z)), last
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    h0: Tensor | None,
+) -> None:
+    if u.ndim != 3 or A.ndim != 2:
+        raise ValueError(
+            f"selective_scan: u {tuple(u.shape)} and A {tuple(A.shape)} came; (B, T, d) and (d, N) are "
+            "needed."
+        )
+    (batch, length, channels), states = u.shape, A.shape[1]
+    needed = {
+        "delta": (delta, (batch, length, channels)),
+        "A": (A, (channels, states)),
+        "B": (B, (batch, length, states)),
+        "C": (C, (batch, length, states)),
+        "D": (D, (channels,)),
+        "z": (z, (batch, length, channels)),
+        "delta_bias": (delta_bias, (channels,)),
+        "h0": (h0, (batch, channels, states)),
+    }
+    for name, (x, shape) in needed.items():
+        if x is not None and tuple(x.shape) != shape:
+            raise ValueError(f"selective_scan: {name} has shape {tuple(x.shape)}; here it must be {shape}.")
+    kinds = {str(x.dtype).removeprefix("torch.") for x in (u, delta, B, C)}
+    if len(kinds) > 1 or not kinds <= {"float32", "float64", "bfloat16"}:
+        raise ValueError(
+            f"selective_scan: u, delta, B and C of {', '.join(sorted(kinds))} came; one dtype of float32, "
+            "float64, bfloat16 is needed."
+        )
