@@ -145,6 +145,12 @@ def test_nothing_in_nothing_out():
     assert torch.equal(gradient, torch.ones_like(gradient))
 
 
+def test_what_does_not_fade_stays_as_it_is():
+    x = inputs(1, 2000, 3, 2, torch.float32)
+    _, last = bk.selective_scan(**x | {"A": torch.zeros(3, 2), "u": torch.zeros_like(x["u"])})
+    assert torch.equal(last, x["h0"])
+
+
 def test_steep_rates_fade_to_zero_and_nothing_overflows():
     x = inputs(1, 20, 3, 2, torch.float32)
     x["A"] = x["A"] - 1e6
