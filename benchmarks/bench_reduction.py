@@ -186,7 +186,27 @@ def by_control(model: rz.StateSpace) -> dict[str, object]:
     return {"norm": norm(), "norm seconds": timed(norm)}
 
 
+def stochastic_by_ctrlsys(model: rz.StateSpace) -> dict[str, object]:
+    import ctrlsys
+
+    model = with_direct_term(model)
+    matrices = [np.asfortranarray(matrix) for matrix in (model.A, model.B, model.C, model.D)]
+    sizes, order = (model.n_states, model.n_inputs, model.n_outputs), order_of(model)
+
+    def reduce() -> tuple[Array, ...]:
+        copies = (matrix.copy("F") for matrix in matrices)
+        return ctrlsys.ab09hd("C", "B", "N", "F", *sizes, order, 0.0, 0.0, *copies, 0.0, 0.0)
+
+    start = time.perf_counter()
+    found = reduce()
+    seconds = time.perf_counter() - start
+    if found[-1] != 0:
+        raise RuntimeError(f"ab09hd: info {found[-1]}")
+    return {"seconds": seconds, "hsv": np.asarray(found[6])[: found[5]].tolist()}
+
+
 PEERS = {"ctrlsys": by_ctrlsys, "pymor": by_pymor, "control": by_control}
+OTHERS = {"slicot stochastic": stochastic_by_ctrlsys}
 
 
 def ask(peer: str, case: str) -> dict[str, object]:
@@ -220,7 +240,51 @@ def rows_of(case: str) -> list[Row]:
         excess = result.error / result.bound - 1
         rows.append(Row(f"{case}: error over bound, less 1", excess, "", goal=1e-9, larger_is_better=False))
     rows += accuracy_rows(case, result.hsv, answers) + norm_rows(case, model, answers)
+    return rows + relative_rows(case, model) + band_rows(case, model)
+
+
+def with_direct_term(model: rz.StateSpace) -> rz.StateSpace:
+    """A direct term twice the largest gain: no zero comes near the stability limit."""
+    stable = rz.stable_antistable_split(model).stable
+    direct = 2 * rz.hinf_norm(stable).value * np.eye(*model.D.shape)
+    return rz.StateSpace(model.A, model.B, model.C, direct, model.dt)
+
+
+def relative_rows(case: str, model: rz.StateSpace) -> list[Row]:
+    """Balanced stochastic truncation, beside SLICOT's in continuous time."""
+    if case.startswith("graded"):
+        return []
+    model = with_direct_term(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rz.OrderWarning)
+        result = rz.balanced_stochastic_truncation(model, order_of(model))
+        seconds = timed(lambda: rz.balanced_stochastic_truncation(model, order_of(model)))
+    name, rows = f"{case}: time, stochastic", []
+    answer = ask("slicot stochastic", case) if model.dt == 0 else {}
+    if answer:
+        rows.append(Row(name, seconds, "s", "ctrlsys", answer["seconds"], larger_is_better=False))
+        gap = float(np.abs(result.hsv - np.array(answer["hsv"])[: len(result.hsv)]).max())
+        rows.append(Row(f"{case}: values of the phase, difference with ctrlsys", gap, ""))
+    else:
+        rows.append(Row(name, seconds, "s"))
+    if 1e-9 < result.bound < np.inf:
+        excess = result.relative_error / result.bound - 1
+        rows.append(
+            Row(f"{case}: relative error over bound, less 1", excess, "", goal=1e-6, larger_is_better=False)
+        )
     return rows
+
+
+def band_rows(case: str, model: rz.StateSpace) -> list[Row]:
+    """Frequency-limited truncation between a tenth and a fifth of the fastest pole; no peer has it."""
+    if case.startswith("graded"):
+        return []
+    fastest = np.abs(model.poles).max() if model.dt == 0 else np.pi / (model.dt or 1.0)
+    band = (0.1 * fastest, 0.2 * fastest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seconds = timed(lambda: rz.frequency_limited_truncation(model, order_of(model), band=band))
+    return [Row(f"{case}: time, frequency-limited", seconds, "s")]
 
 
 def accuracy_rows(case: str, hsv: Array, answers: dict[str, dict[str, object]]) -> list[Row]:
@@ -256,14 +320,14 @@ def norm_rows(case: str, model: rz.StateSpace, answers: dict[str, dict[str, obje
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", choices=PEERS, help="print what one peer finds, as JSON")
+    parser.add_argument("--peer", choices=PEERS | OTHERS, help="print what one peer finds, as JSON")
     parser.add_argument("--case", choices=CASES, help="one case only, printed and not written")
     chosen = parser.parse_args()
     if any(os.environ.get(name) != count for name, count in ONE_THREAD.items()):
         # Thread pools read these when they load, which has happened: begin again.
         raise SystemExit(subprocess.call([sys.executable, *sys.argv], env=os.environ | ONE_THREAD))
     if chosen.peer:
-        print(json.dumps(PEERS[chosen.peer](model_of(chosen.case))))
+        print(json.dumps((PEERS | OTHERS)[chosen.peer](model_of(chosen.case))))
         return
     if chosen.case:
         print("\n".join(line(row.to_dict()) for row in rows_of(chosen.case)))

@@ -17,7 +17,10 @@ def era(
     rows: int | None = None,
     cols: int | None = None,
     tol: float | None = None,
+    noise: float | None = None,
     dt: float | None = None,
+    method: str = "auto",
+    seed: int | np.random.Generator = 0,
 ) -> HankelRealization:
     r"""Balanced realization of measured Markov parameters, by the eigensystem realization algorithm.
 
@@ -45,13 +48,23 @@ def era(
     tol : float, optional
         Singular values up to `tol` times the largest are cut; `4 * max(H.shape) * eps` when left out, which
         is rounding only.
+    noise : float, optional
+        Standard deviation of the errors of `h`, in its unit, independent and Gaussian; the order is then the
+        number of singular values that they do not explain (`estimate_order`).
     dt : float, optional
         Sampling time of the model.
+    method : {"auto", "dense", "randomized"}
+        How H is decomposed, as for `hankel_svd`: `"auto"` is dense for up to 400 rows or columns, and beyond
+        that randomized, without forming H, where the order is a small part of them. Then `.hsv` ends some
+        places after the order.
+    seed : int or numpy.random.Generator
+        Of the randomized decomposition.
 
     Returns
     -------
     result : HankelRealization
-        `.model` (StateSpace), `.order`, `.hsv` (singular values of H), `.residual`.
+        `.model` (StateSpace), `.order`, `.hsv` (singular values of H), `.residual`, and `.bound` and
+        `.certain_bound` on the spectral norm of what was cut from H.
 
     Raises
     ------
@@ -81,9 +94,8 @@ def era(
     >>> np.abs(result.model.poles).round(3)
     array([0.9, 0.9])
     """
-    factor = factorize(h, order, rows, cols, tol, caller="era")
+    factor = factorize(h, order, rows, cols, tol, caller="era", method=method, seed=seed, noise=noise)
     _, p, m = factor.h.shape
-    root = np.sqrt(factor.s)
-    A = factor.U.T @ (factor.later @ factor.V) / np.outer(root, root)
-    B = root[:, None] * factor.V[:m].T
-    return finish(factor, A, B, factor.U[:p] * root, dt, "era")
+    U, V, root = factor.svd.U, factor.svd.V, np.sqrt(factor.svd.s)
+    A = U.T @ factor.later / np.outer(root, root)
+    return finish(factor, A, root[:, None] * V[:m].T, U[:p] * root, dt, "era")

@@ -1,4 +1,4 @@
-"""What Ho-Kalman and ERA share: the Hankel matrix, its singular value decomposition, and its rank."""
+"""What Ho-Kalman and ERA share: the Hankel matrix's truncated decomposition, and what follows from it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, OrderWarning, RankError, ShapeError
+from realization.errors import DataError, OrderWarning, ShapeError
 from realization.realize.hankel import as_sequence, hankel, rows_and_cols
+from realization.realize.hankel_operator import HankelOperator
+from realization.realize.hankel_svd import HankelSvd, decompose, default_tolerance
+from realization.realize.order import noise_norm
 from realization.systems import StateSpace
+from realization.systems.responses import free_response
 
 __all__ = ["HankelFactor", "HankelRealization", "factorize", "finish"]
 
@@ -27,12 +30,18 @@ class HankelRealization:
     model : StateSpace
         The realization, of the order chosen.
     hsv : ndarray, shape (min(rows * p, cols * m),)
-        Singular values of the Hankel matrix, largest first, those that were left out too.
+        Singular values of the Hankel matrix, largest first, those that were left out too. After a randomized
+        decomposition only those of the sketch, the order and some more, of which the last are estimates.
     order : int
         Number of states.
     residual : float
         $\max_k |h_k - \hat h_k| / \max_k |h_k|$ over every entry of the sequence given, the part that the
         Hankel matrix did not use included.
+    bound : float
+        Bound on the spectral norm of what was cut from the Hankel matrix: the first singular value left out
+        where the decomposition was dense; else it holds but for one draw in a million (`hankel_svd`).
+    certain_bound : float
+        Bound on the same that depends on no chance, but on the Frobenius norm.
 
     Examples
     --------
@@ -46,6 +55,8 @@ class HankelRealization:
     hsv: Array
     order: int
     residual: float
+    bound: float
+    certain_bound: float
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3g}" for value in self.hsv[: self.order + 2])
@@ -60,11 +71,9 @@ class HankelFactor:
     Attributes
     ----------
     h : ndarray, shape (N, p, m)
-    U : ndarray, shape (rows * p, n)
-    s : ndarray, shape (n,)
-    V : ndarray, shape (cols * m, n)
-    later : ndarray, shape (rows * p, cols * m)
-    hsv : ndarray, shape (min(rows * p, cols * m),)
+    svd : HankelSvd
+    later : ndarray, shape (rows * p, n)
+        $H^\uparrow V$, where $H^\uparrow$ begins one step later.
     tol : float
     chosen : bool
         Whether the order was chosen from the singular values.
@@ -73,11 +82,8 @@ class HankelFactor:
     """
 
     h: Array
-    U: Array
-    s: Array
-    V: Array
+    svd: HankelSvd
     later: Array
-    hsv: Array
     tol: float
     chosen: bool
     weight: float
@@ -92,28 +98,38 @@ def factorize(
     *,
     caller: str,
     weigh_growth: bool = False,
+    method: str = "dense",
+    seed: int | np.random.Generator = 0,
+    noise: float | None = None,
 ) -> HankelFactor:
     """Hankel matrix of the Markov parameters `h[1:]`, of shape (N, p, m), cut at `order` or at its rank."""
     h = as_sequence(h, caller)
     rows, cols = _split(len(h), rows, cols, caller)
     weight = _growth(h[1:]) if weigh_growth else 1.0
     weighted = h * weight ** -np.arange(len(h))[:, None, None]
-    H = hankel(weighted[1:], rows, cols)
-    U, hsv, Vt = scipy.linalg.svd(H, full_matrices=False)
-    tol = _tolerance(tol, H.shape, caller)
-    rank = int(np.sum(hsv > tol * hsv[0]))
-    n = rank if order is None else _order(order, rank, len(hsv), tol, caller)
-    if order is None and n == len(hsv):
+    floor = 0.0
+    if noise is not None:
+        if order is not None:
+            raise DataError(
+                f"{caller}: order={order} and noise={noise} came; noise finds the order. Give one."
+            )
+        floor = noise_norm(noise, (rows, cols), h.shape[1:], caller=caller)
+    svd = decompose(weighted[1:], order, rows, cols, tol, method, seed, caller=caller, floor=floor)
+    shape = rows * h.shape[1], cols * h.shape[2]
+    n, largest = len(svd.s), min(shape)
+    tol = default_tolerance(shape) if tol is None else float(tol)
+    tol = max(tol, (noise or 0.0) / (np.abs(h).max() or 1.0))
+    if order is None and n == largest:
         warnings.warn(
-            f"{caller}: each of the {n} singular values of the {H.shape[0]} x {H.shape[1]} Hankel matrix "
+            f"{caller}: each of the {n} singular values of the {shape[0]} x {shape[1]} Hankel matrix "
             f"exceeds {tol:.1e} of the largest: the order is at the limit of what this sequence shows. "
             "Give a longer sequence, or order or tol if it is noisy.",
             OrderWarning,
             stacklevel=3,
         )
-    later = hankel(weighted[2:], rows, cols)
-    chosen = order is None and n < len(hsv)
-    return HankelFactor(h, U[:, :n], hsv[:n], Vt[:n].T, later, hsv, tol, chosen, weight)
+    build = hankel if svd.method == "dense" else HankelOperator
+    later = build(weighted[2:], rows, cols) @ svd.V
+    return HankelFactor(h, svd, later, tol, order is None and n < largest, weight)
 
 
 def finish(
@@ -133,15 +149,13 @@ def finish(
             OrderWarning,
             stacklevel=3,
         )
-    return HankelRealization(model, factor.hsv, len(A), residual)
+    svd = factor.svd
+    return HankelRealization(model, svd.values, len(A), residual, svd.bound, svd.certain_bound)
 
 
 def _powers(model: StateSpace, count: int) -> Array:
-    h = np.empty((count, model.n_outputs, model.n_inputs))
-    h[0], reached = model.D, model.B
-    for k in range(1, count):
-        h[k], reached = model.C @ reached, model.A @ reached
-    return h
+    later = free_response(model.A, model.C, count - 1) @ model.B
+    return np.concatenate([model.D[None], later])
 
 
 def _growth(h: Array) -> float:
@@ -163,25 +177,3 @@ def _split(length: int, rows: int | None, cols: int | None, caller: str) -> tupl
     return rows_and_cols(
         available, rows, cols, caller=caller, given=f"{length} Markov parameters", limit=limit
     )
-
-
-def _tolerance(tol: float | None, shape: tuple[int, ...], caller: str) -> float:
-    if tol is None:
-        return 4 * max(shape) * float(np.finfo(float).eps)
-    if not 0 <= tol < 1:
-        raise DataError(
-            f"{caller}: tol={tol} came; a share of the largest singular value, 0 <= tol < 1, is needed."
-        )
-    return float(tol)
-
-
-def _order(order: int, rank: int, largest: int, tol: float, caller: str) -> int:
-    if not isinstance(order, int | np.integer) or order < 0:
-        raise ShapeError(f"{caller}: order={order!r} came; a whole number, at least 0, or None is needed.")
-    if order > rank:
-        raise RankError(
-            f"{caller}: order {order} is asked, but only {rank} of the Hankel matrix's {largest} singular "
-            f"values exceed {tol:.1e} of the largest. Ask for order <= {rank}, lower tol, or give a longer "
-            "sequence."
-        )
-    return int(order)

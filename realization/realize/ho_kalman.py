@@ -88,6 +88,5 @@ def ho_kalman(
     """
     factor = factorize(h, order, rows, cols, tol, caller="ho_kalman", weigh_growth=True)
     _, p, m = factor.h.shape
-    A = factor.U.T @ (factor.later @ factor.V) / factor.s
-    B = factor.s[:, None] * factor.V[:m].T
-    return finish(factor, A, B, factor.U[:p], dt, "ho_kalman")
+    U, s, V = factor.svd.U, factor.svd.s, factor.svd.V
+    return finish(factor, U.T @ factor.later / s, s[:, None] * V[:m].T, U[:p], dt, "ho_kalman")

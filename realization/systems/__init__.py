@@ -2,6 +2,7 @@
 
 from realization.systems.canonical import CanonicalForm, canonical_form
 from realization.systems.decomposition import KalmanDecomposition, kalman_decomposition, minimal
+from realization.systems.frequency_limited import FrequencyLimitedTruncation, frequency_limited_truncation
 from realization.systems.gramians import (
     GramianFactors,
     controllability_gramian,
@@ -9,6 +10,8 @@ from realization.systems.gramians import (
     hankel_singular_values,
     observability_gramian,
 )
+from realization.systems.invariants import Invariants, invariants
+from realization.systems.limited_gramians import Gramians, frequency_limited_gramians, time_limited_gramians
 from realization.systems.models import InnovationsModel, StateSpace
 from realization.systems.norms import HinfNorm, h2_norm, hankel_norm, hinf_norm
 from realization.systems.reachability import (
@@ -17,7 +20,12 @@ from realization.systems.reachability import (
     observability_indices,
     observability_matrix,
 )
-from realization.systems.reduction import BalancedTruncation, balanced_truncation
+from realization.systems.reduction import (
+    BalancedTruncation,
+    balanced_truncation,
+    singular_perturbation,
+)
+from realization.systems.relative_error import StochasticTruncation, balanced_stochastic_truncation
 from realization.systems.similarity import Similarity, are_similar, similarity
 from realization.systems.split import StableAntistable, stable_antistable_split
 from realization.systems.storage import load_model, save_model
@@ -26,24 +34,32 @@ from realization.systems.zeros import zeros
 __all__ = [
     "BalancedTruncation",
     "CanonicalForm",
+    "FrequencyLimitedTruncation",
     "GramianFactors",
+    "Gramians",
     "HinfNorm",
     "InnovationsModel",
+    "Invariants",
     "KalmanDecomposition",
     "Similarity",
     "StableAntistable",
     "StateSpace",
+    "StochasticTruncation",
     "are_similar",
+    "balanced_stochastic_truncation",
     "balanced_truncation",
     "canonical_form",
     "controllability_gramian",
     "controllability_indices",
     "controllability_matrix",
+    "frequency_limited_gramians",
+    "frequency_limited_truncation",
     "gramian_factors",
     "h2_norm",
     "hankel_norm",
     "hankel_singular_values",
     "hinf_norm",
+    "invariants",
     "kalman_decomposition",
     "load_model",
     "minimal",
@@ -52,6 +68,8 @@ __all__ = [
     "observability_matrix",
     "save_model",
     "similarity",
+    "singular_perturbation",
     "stable_antistable_split",
+    "time_limited_gramians",
     "zeros",
 ]

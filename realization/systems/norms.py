@@ -45,7 +45,7 @@ class HinfNorm:
     omega: float
 
 
-def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
+def hinf_norm(model: StateSpace, *, tol: float = 1e-10, band: tuple[float, float] | None = None) -> HinfNorm:
     r"""H∞ norm: the largest singular value of the frequency response over all frequencies.
 
     $$\lVert G \rVert_\infty = \sup_\omega \sigma_{\max}\bigl(G(e^{i \omega\, dt})\bigr)$$
@@ -63,6 +63,9 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
         no `u`).
     tol : float
         Relative width of the bracket at which to stop, between 1e-13 and 0.1.
+    band : tuple of float, optional
+        The largest gain between these two frequencies alone, in rad/s (`dt=None`: rad per step; the second
+        may be infinite). The model may then be unstable, with no pole on the stability limit.
 
     Returns
     -------
@@ -100,8 +103,8 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
     """
     if not 1e-13 <= tol <= 0.1:
         raise DataError(f"hinf_norm: tol={tol} came; it must lie between 1e-13 and 0.1.")
-    form = stable_form(model, "hinf_norm")
-    response = _Response(model, form)
+    form = stable_form(model, "hinf_norm") if band is None else SchurForm.of(model.A)
+    response = _Response(model, form, band)
     best = response.climb(response.largest(response.first_guesses()))
     if best[0] <= response.rounding or model.n_states == 0:
         return HinfNorm(*best)  # a gain of nothing but rounding has no peak to look for
@@ -116,7 +119,7 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10) -> HinfNorm:
                 stacklevel=2,
             )
             return HinfNorm(*best)
-        found = response.largest(_around(crossings))
+        found = response.largest(response.around(crossings))
         if found[0] <= gamma:
             return HinfNorm(*max(best, found))
         best = response.climb(found)
@@ -198,6 +201,24 @@ def hankel_norm(model: StateSpace) -> float:
     return float(hankel_singular_values(model).max(initial=0.0))
 
 
+def checked_band(caller: str, model: StateSpace, band: tuple[float, float]) -> tuple[float, float]:
+    """Both ends of a frequency band, cut off at the Nyquist frequency in discrete time."""
+    try:
+        low, high = (float(end) for end in band)
+    except (TypeError, ValueError) as failure:
+        raise DataError(f"{caller}: band={band!r} came; it must be two frequencies in rad/s.") from failure
+    if not 0 <= low < high:
+        raise DataError(
+            f"{caller}: band={band!r} came; it must be two frequencies, 0 <= low < high, in rad/s."
+        )
+    nyquist = np.inf if model.dt == 0 else np.pi / (1.0 if model.dt is None else model.dt)
+    if low >= nyquist:
+        raise DataError(
+            f"{caller}: band={band!r} came; it lies above the Nyquist frequency {nyquist:.6g} rad/s."
+        )
+    return low, min(high, float(nyquist))
+
+
 def _direct(model: StateSpace) -> Array:
     if isinstance(model, InnovationsModel) and model.n_inputs == 0:
         return root(model.Re)
@@ -207,9 +228,11 @@ def _direct(model: StateSpace) -> Array:
 class _Response:
     """Gains of a model at given frequencies, and frequencies at which a given gain is reached."""
 
-    def __init__(self, model: StateSpace, form: SchurForm) -> None:
+    def __init__(self, model: StateSpace, form: SchurForm, band: tuple[float, float] | None) -> None:
         self.continuous = model.dt == 0
         self.step = 1.0 if model.dt is None else model.dt
+        highest = np.inf if self.continuous else np.pi / self.step
+        self.low, self.high = (0.0, highest) if band is None else checked_band("hinf_norm", model, band)
         self.A, self.B, self.C = form.T, form.inward(excitation(model)), form.outward(model.C)
         self.D, self.poles = _direct(model), form.eigenvalues
         sizes = np.linalg.norm(self.B), np.linalg.norm(self.C)
@@ -220,14 +243,17 @@ class _Response:
         self.rounding = EPS * float(np.linalg.norm(self.D))
 
     def first_guesses(self) -> Array:
-        """Both ends, and the resonances of the poles that are damped least."""
+        """Both ends, and the resonances of the poles that are damped least, within the band."""
+        ends = [self.low, self.high]
         if self.continuous:
             modulus = np.abs(self.poles)
             least = np.argsort(-self.poles.real / np.maximum(modulus, np.finfo(float).tiny))[:GUESSES]
             resonances = np.sqrt(np.maximum(self.poles.imag**2 - self.poles.real**2, 0.0))
-            return np.unique(np.concatenate([[0.0, np.inf], resonances[least], modulus[least]]))
-        least = np.argsort(-np.abs(self.poles))[:GUESSES]
-        return np.unique(np.concatenate([[0.0, np.pi], np.abs(np.angle(self.poles[least]))])) / self.step
+            places = np.concatenate([ends, resonances[least], modulus[least]])
+            return np.unique(np.clip(places, self.low, self.high))
+        least = np.argsort(np.abs(1 - np.abs(self.poles)))[:GUESSES]
+        places = np.concatenate([ends, np.abs(np.angle(self.poles[least])) / self.step])
+        return np.unique(np.clip(places, self.low, self.high))
 
     def largest(self, omega: Array) -> tuple[float, float]:
         """Largest gain over the frequencies, and its place."""
@@ -237,21 +263,21 @@ class _Response:
     def climb(self, start: tuple[float, float]) -> tuple[float, float]:
         """A few parabolas up to the peak nearby: each saves steps that cost an eigenvalue problem."""
         best = start
-        if not 0 < best[1] < np.inf or len(self.S) == 0:
+        if not self.low < best[1] < self.high or len(self.S) == 0:
             return best
         point = 1j * best[1] if self.continuous else np.exp(1j * best[1] * self.step)
         width = 0.1 * np.abs(self.poles - point).min() / (1.0 if self.continuous else self.step)
         for _ in range(6):
-            (middle, place), left, right = best, self.gain(best[1] - width), self.gain(best[1] + width)
+            (middle, place), width = best, min(width, best[1] - self.low, self.high - best[1])
+            if width <= 0:
+                break
+            left, right = self.gain(place - width), self.gain(place + width)
             bend = left - 2 * middle + right
             shift = 0.5 * width * (left - right) / bend if bend < 0 else width * np.sign(right - left)
-            top = place + float(np.clip(shift, -5 * width, 5 * width))
+            top = float(np.clip(place + np.clip(shift, -5 * width, 5 * width), self.low, self.high))
             best = max(best, (left, place - width), (right, place + width), (self.gain(top), top))
             width *= 0.2
-        gain, place = best
-        if self.continuous:
-            return gain, abs(place)
-        return gain, abs((place * self.step + np.pi) % (2 * np.pi) - np.pi) / self.step
+        return best
 
     def gain(self, omega: float) -> float:
         """Largest singular value of the response; `rounding` grows with what its sums may be wrong by."""
@@ -288,6 +314,16 @@ class _Response:
         pencil = np.vstack([forward, identity[n:]]), np.vstack([identity[:n], backward])
         return self._unimodular(*pencil)
 
+    def around(self, crossings: Array) -> Array:
+        """Where in the band the gain may be larger: between crossings, and on either side of each.
+
+        Of two crossings at which the gain rises slowly and falls fast, rounding may hide the first.
+        """
+        ends = [end for end in (self.low, self.high) if np.isfinite(end)]
+        places = np.unique(np.concatenate([crossings, ends]).clip(self.low, self.high))
+        sides = np.multiply.outer([1 - 1e-3, 1 - 1e-6, 1.0, 1 + 1e-6, 1 + 1e-3], places).ravel()
+        return np.unique(np.concatenate([sides, (places[1:] + places[:-1]) / 2]).clip(self.low, self.high))
+
     def _unimodular(self, F: Array, E: Array) -> Array | None:
         """Frequencies of the eigenvalues `F v = z E v` on the unit circle, by a Cayley transform at 1 or -1.
 
@@ -312,15 +348,6 @@ def _imaginary(matrix: Array) -> Array:
     values = np.linalg.eigvals(matrix)
     slack = 1e-5 * np.abs(values) + 100 * EPS * np.linalg.norm(matrix)
     return np.unique(np.abs(values.imag[np.abs(values.real) <= slack]))
-
-
-def _around(crossings: Array) -> Array:
-    """Where the gain may be larger: between crossings, and on either side of each.
-
-    Of two crossings at which the gain rises slowly and falls fast, rounding may hide the first.
-    """
-    sides = np.multiply.outer([1 - 1e-3, 1 - 1e-6, 1.0, 1 + 1e-6, 1 + 1e-3], crossings).ravel()
-    return np.concatenate([sides, (crossings[1:] + crossings[:-1]) / 2])
 
 
 def _solved(matrix: Array, right: Array) -> Array:
