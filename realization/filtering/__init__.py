@@ -1,7 +1,9 @@
 """Riccati equation, Kalman filter, innovations, which of them are kept, and what they remember."""
 
+from realization.filtering.calibration import Calibration, chi_squared_calibration
 from realization.filtering.innovations import Innovations, WhitenessTest, innovations, whiteness_test
 from realization.filtering.kalman import KalmanResult, kalman_filter, stationary_covariance
+from realization.filtering.likelihood import LikelihoodGradient, LogLikelihood, log_likelihood
 from realization.filtering.reconstruction import (
     Reconstruction,
     ReconstructionCurve,
@@ -10,19 +12,27 @@ from realization.filtering.reconstruction import (
 )
 from realization.filtering.riccati import DareSolution, dare, innovations_form
 from realization.filtering.selection import Selection, select_innovations
+from realization.filtering.smoother import SmootherResult, kalman_smoother
 
 __all__ = [
+    "Calibration",
     "DareSolution",
     "Innovations",
     "KalmanResult",
+    "LikelihoodGradient",
+    "LogLikelihood",
     "Reconstruction",
     "ReconstructionCurve",
     "Selection",
+    "SmootherResult",
     "WhitenessTest",
+    "chi_squared_calibration",
     "dare",
     "innovations",
     "innovations_form",
     "kalman_filter",
+    "kalman_smoother",
+    "log_likelihood",
     "reconstruct",
     "reconstruction_curve",
     "select_innovations",

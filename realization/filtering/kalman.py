@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-import numba
 import numpy as np
 import scipy.linalg
 from bmojo_kernels import lti_scan
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, RankError, ShapeError, UnstableError
+from realization.errors import DataError, UnstableError
+from realization.filtering.covariance import cholesky_of, first_covariance, stationary_covariance
+from realization.filtering.observations import Observations, observations
+from realization.filtering.parallel import parallel_filter
+from realization.filtering.recursion import Transient, transient
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
-__all__ = ["KalmanResult", "kalman_filter", "stationary_covariance"]
+__all__ = ["Form", "KalmanResult", "cholesky_of", "kalman_filter", "stationary_covariance"]
 
 Array = NDArray[np.float64]
-EPS = float(np.finfo(float).eps)
+Form = Literal["covariance", "square_root", "parallel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +32,15 @@ class KalmanResult:
     ----------
     states : ndarray, shape (T, n)
         Predicted states $\hat x_{t|t-1}$.
+    outputs : ndarray, shape (T, p)
+        Predicted outputs $\hat y_{t|t-1}$ in the units of the record, those of missing samples too.
     innovations : ndarray, shape (T, p)
-        $e_t = y_t - \hat y_{t|t-1}$.
+        $e_t = y_t - \hat y_{t|t-1}$; NaN where the output is missing.
     normalized_squared : ndarray, shape (T,)
-        $e_t^\top R_{e,t}^{-1} e_t$, chi-squared with `p` degrees of freedom if the model is right.
+        $e_t^\top R_{e,t}^{-1} e_t$ over the outputs that are there, chi-squared with as many degrees of
+        freedom if the model is right.
     log_likelihood : float
-        Natural logarithm of the Gaussian density of the outputs.
+        Natural logarithm of the Gaussian density of the outputs that are there.
     last_state : ndarray, shape (n,)
         $\hat x_{T|T-1}$, from which the next record goes on.
     transient : int
@@ -50,23 +57,35 @@ class KalmanResult:
     """
 
     states: Array
+    outputs: Array
     innovations: Array
     normalized_squared: Array
     log_likelihood: float
     last_state: Array
     transient: int
-    _covariances: Array
-    _innovation_covariances: Array
+    _head: Array
+    _are_roots: bool
+    _model: InnovationsModel
 
     @property
     def covariances(self) -> Array:
         r"""Covariances of $x_t - \hat x_{t|t-1}$, shape (T, n, n)."""
-        return self._spread(self._covariances)
+        return self._spread(self._head @ self._head.transpose(0, 2, 1) if self._are_roots else self._head)
+
+    @property
+    def covariance_roots(self) -> Array:
+        r"""Factors $Z_t$ with $P_t = Z_t Z_t^\top$, shape (T, n, n), which `form="square_root"` keeps."""
+        if not self._are_roots:
+            raise DataError("covariance_roots: this filter kept covariances; use form='square_root'.")
+        return self._spread(self._head)
 
     @property
     def innovation_covariances(self) -> Array:
-        r"""Covariances $R_{e,t}$ of the innovations, shape (T, p, p)."""
-        return self._spread(self._innovation_covariances)
+        r"""Covariances $C P_t C^\top + R_e$ of all $y_t - \hat y_{t|t-1}$, missing or not, (T, p, p)."""
+        C = self._model.C
+        seen = C @ self._head
+        covariances = seen @ (seen.transpose(0, 2, 1) if self._are_roots else C.T)
+        return self._spread(covariances + self._model.Re)
 
     def _spread(self, head: Array) -> Array:
         """All `T` matrices: those of the transient, then the last one again and again."""
@@ -82,6 +101,8 @@ def kalman_filter(
     *,
     x0: ArrayLike | None = None,
     P0: ArrayLike | None = None,
+    steady: bool = False,
+    form: Form = "covariance",
 ) -> KalmanResult:
     r"""Kalman filter with its exact transient, for process noise $K e$ and measurement noise $e$.
 
@@ -90,6 +111,7 @@ def kalman_filter(
     P_{t+1} = F (P_t - P_t C^\top R_{e,t}^{-1} C P_t) F^\top, \quad F = A - K C$$
 
     Once $P_t$ stands still to rounding the gain is constant, and the rest is one linear recurrence.
+    Outputs may be missing, single ones or whole rows: `IOData(y, u, missing=True)` with NaN in their places.
 
     Parameters
     ----------
@@ -100,6 +122,13 @@ def kalman_filter(
     P0 : array_like, shape (n, n), optional
         Its covariance. When left out, that of the stationary noise path, $P = A P A^\top + K R_e K^\top$: the
         likelihood of an output-only record is then exact. Zeros mean that the state is known.
+    steady : bool
+        Take the first state as known, so that the gain is the model's `K` from the first sample on (until an
+        output is missing: that makes the state uncertain again). The same as `P0` of zeros.
+    form : {"covariance", "square_root", "parallel"}
+        `covariance` is the fastest. `square_root` carries $Z$ with $P = Z Z^\top$ through orthogonal
+        transformations and bears twice the condition number. `parallel` joins pieces of the record in a
+        tree: the same numbers at a multiple of the arithmetic, for machines with many cores.
 
     Returns
     -------
@@ -108,15 +137,17 @@ def kalman_filter(
     Raises
     ------
     UnstableError
-        If `P0` is left out and the model is not stable.
+        If `P0` is left out and the model is not stable, or if the states overflow.
     RankError
         If the innovation covariance is singular.
     ShapeError, DataError
-        If `x0`, `P0` or the record does not fit, or `P0` is not positive semidefinite.
+        If `x0`, `P0` or the record does not fit, `P0` is not positive semidefinite, or an option is unknown.
 
     References
     ----------
-    B. D. O. Anderson, J. B. Moore, *Optimal Filtering*, Prentice-Hall 1979, sections 4.1 and 5.5.
+    B. D. O. Anderson, J. B. Moore, *Optimal Filtering*, Prentice-Hall 1979, sections 4.1, 5.5 and 6.5.
+    S. Särkkä, Á. F. García-Fernández, Temporal parallelization of Bayesian smoothers, IEEE Trans. Autom.
+    Control 66 (2021) 299-306.
 
     Examples
     --------
@@ -126,204 +157,73 @@ def kalman_filter(
     >>> result = kalman_filter(model, rz.IOData([1.0, 1.0]))
     >>> result.innovation_covariances[:, 0, 0].round(4)
     array([1.3333, 1.    ])
+    >>> gap = kalman_filter(model, rz.IOData([1.0, np.nan, 1.0], missing=True), steady=True)
+    >>> gap.outputs[:, 0], gap.innovation_covariances[:, 0, 0]
+    (array([0.  , 0.5 , 0.25]), array([1.  , 1.  , 1.25]))
     """
-    model._require_discrete("kalman_filter")
-    record = model._record(data)
+    if form not in get_args(Form):
+        raise DataError(f"kalman_filter: form={form!r} came; one of {', '.join(get_args(Form))} is needed.")
+    seen = observations(model, data, "kalman_filter")
+    start, P = first_state(model, x0, P0, steady, "kalman_filter")
+    if form == "parallel":
+        head = parallel_filter(model, seen, start, P)
+    else:
+        head = transient(model, seen, start, P, square_root=form == "square_root", caller="kalman_filter")
+    return _result(model, seen, head, are_roots=form == "square_root")
+
+
+def first_state(
+    model: InnovationsModel, x0: ArrayLike | None, P0: ArrayLike | None, steady: bool, caller: str
+) -> tuple[Array, Array]:
+    """Mean and covariance of the first state."""
     start = model._state(x0)
-    P = stationary_covariance(model) if P0 is None else _covariance(P0, model.n_states)
-    cholesky_of(model.Re, "kalman_filter")
-    u, y = record.inputs - model.u_mean, record.y - model.y_mean
-    drive = u @ model.B.T
-    direct = y - u @ model.D.T
-    head = _transient(model.A, model.K, model.C, model.Re, P, start, drive, direct)
-    states, innovations, covariances, innovation_covariances, gain, following = head
-    done = len(states)
-    if done < record.length:
-        F = model.A - gain @ model.C
-        rest, following = lti_scan(
-            F, np.hstack([np.eye(model.n_states), gain]), np.hstack([drive[done:], direct[done:]]), following
-        )
-        states = np.vstack([states, rest])
-        innovations = np.vstack([innovations, direct[done:] - rest @ model.C.T])
-    squared, log_det = _normalized(innovations, innovation_covariances)
-    constant = model.n_outputs * np.log(2 * np.pi)
+    if not np.isfinite(start).all():
+        raise DataError(f"{caller}: x0 has entries that are NaN or infinite.")
+    if steady:
+        if P0 is not None:
+            raise DataError(
+                f"{caller}: steady=True takes the first state as known, and P0 came; give one of them."
+            )
+        P0 = np.zeros((model.n_states, model.n_states))
+    return start, first_covariance(model, P0, caller)
+
+
+def _result(model: InnovationsModel, seen: Observations, head: Transient, *, are_roots: bool) -> KalmanResult:
+    """The whole record: its transient, then one recurrence with the gain that the transient ended on."""
+    done, T = len(head.states), seen.record.length
+    states, following = head.states, head.following
+    innovations, squared = head.innovations, head.squared
+    log_det = float(head.log_dets.sum() + (T - done) * head.log_dets[-1])
+    _require_finite(following)
+    if done < T:
+        gain = head.gains[-1]
+        u, y = seen.u[done:], seen.y[done:]
+        inputs = np.hstack([model.B - gain @ model.D, gain])
+        rest, following = lti_scan(model.A - gain @ model.C, inputs, np.hstack([u, y]), following)
+        _require_finite(following)
+        later = y - rest @ model.C.T - u @ model.D.T
+        P = head.covariances[-1]
+        factor = np.linalg.cholesky(model.C @ (P @ P.T if are_roots else P) @ model.C.T + model.Re)
+        white = scipy.linalg.solve_triangular(factor, later.T, lower=True)
+        states, innovations = np.vstack([states, rest]), np.vstack([innovations, later])
+        squared = np.concatenate([squared, np.einsum("it,it->t", white, white)])
+    if seen.complete_from:
+        innovations = np.where(seen.record.observed, innovations, np.nan)
+    count = int(seen.record.observed.sum())
     return KalmanResult(
         states=states,
+        outputs=model.y_mean + states @ model.C.T + seen.u @ model.D.T,
         innovations=innovations,
         normalized_squared=squared,
-        log_likelihood=float(-0.5 * (record.length * constant + log_det + squared.sum())),
+        log_likelihood=float(-0.5 * (count * np.log(2 * np.pi) + log_det + squared.sum())),
         last_state=following,
         transient=done,
-        _covariances=covariances,
-        _innovation_covariances=innovation_covariances,
+        _head=head.covariances,
+        _are_roots=are_roots,
+        _model=model,
     )
 
 
-def stationary_covariance(model: InnovationsModel) -> Array:
-    r"""Stationary covariance of the state that the innovations drive: $P = A P A^\top + K R_e K^\top$.
-
-    Parameters
-    ----------
-    model : InnovationsModel
-        Stable.
-
-    Returns
-    -------
-    P : ndarray, shape (n, n)
-
-    Raises
-    ------
-    UnstableError
-        If the model is not stable.
-
-    References
-    ----------
-    B. D. O. Anderson, J. B. Moore, *Optimal Filtering*, Prentice-Hall 1979, section 4.2.
-
-    Examples
-    --------
-    >>> import numpy as np, realization as rz
-    >>> from realization.filtering import stationary_covariance
-    >>> stationary_covariance(rz.InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]], K=[[0.5]])).round(4)
-    array([[0.3333]])
-    """
-    if not model.is_stable:
-        raise UnstableError(
-            f"stationary_covariance: the model has a pole of modulus {abs(model.poles[0]):.6g}, so its "
-            "state has no stationary covariance. Give P0 (zeros where the first state is known)."
-        )
-    if model.n_states == 0:
-        return np.zeros((0, 0))
-    P = scipy.linalg.solve_discrete_lyapunov(model.A, model.K @ model.Re @ model.K.T)
-    return (P + P.T) / 2
-
-
-def cholesky_of(Re: Array, caller: str) -> Array:
-    """Lower Cholesky factor of an innovation covariance, or an error that says what to do."""
-    values = np.linalg.eigvalsh(Re)
-    if len(values) and not values[0] > len(values) * EPS * values[-1]:
-        raise RankError(
-            f"{caller}: the innovation covariance Re is singular (eigenvalues {values[0]:.3g} to "
-            f"{values[-1]:.3g}), so innovations have no density. Drop redundant outputs, or give the model a "
-            "small Re."
-        )
-    return np.linalg.cholesky(Re).astype(float)
-
-
-def _covariance(P0: ArrayLike, n: int) -> Array:
-    P = np.asarray(P0, dtype=float)
-    if P.shape != (n, n):
-        raise ShapeError(f"kalman_filter: P0 has shape {P.shape}; it must be {(n, n)}.")
-    if not np.isfinite(P).all():
-        raise DataError("kalman_filter: P0 has entries that are NaN or infinite.")
-    scale = np.abs(P).max(initial=0.0)
-    if np.abs(P - P.T).max(initial=0.0) > 1e-10 * scale:
-        raise DataError("kalman_filter: P0 is not symmetric.")
-    if n and np.linalg.eigvalsh(P)[0] < -1e-10 * scale:
-        raise DataError("kalman_filter: P0 is not positive semidefinite.")
-    return (P + P.T) / 2
-
-
-def _normalized(innovations: Array, covariances: Array) -> tuple[Array, float]:
-    """Normalized squares, and the sum of log determinants over the record."""
-    head, rest = innovations[: len(covariances)], innovations[len(covariances) :]
-    factors = np.linalg.cholesky(covariances)
-    white = np.linalg.solve(factors, head[:, :, None])[:, :, 0]
-    log_dets = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
-    steady = scipy.linalg.solve_triangular(factors[-1], rest.T, lower=True).T
-    squared = (np.vstack([white, steady]) ** 2).sum(axis=1)
-    return squared, float(log_dets.sum() + len(rest) * log_dets[-1])
-
-
-def _transient(
-    A: Array, K: Array, C: Array, R: Array, P: Array, x: Array, drive: Array, direct: Array
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Filter until the covariance stands still, in blocks so that memory follows the transient's length."""
-    parts = []
-    size, begin, initial, settled = 64, 0, float(np.trace(P)), False
-    while True:
-        stop = min(begin + size, len(direct))
-        *part, x, P, gain, settled, finished = _filter_block(
-            A,
-            K,
-            C,
-            R,
-            P,
-            x,
-            np.ascontiguousarray(drive[begin:stop]),
-            np.ascontiguousarray(direct[begin:stop]),
-            initial,
-            settled,
-        )
-        parts.append(part)
-        begin += len(part[0])
-        size *= 2
-        if finished or begin >= len(direct):
-            break
-    states, innovations, covariances, innovation_covariances = (
-        np.concatenate(column) for column in zip(*parts)
-    )
-    return states, innovations, covariances, innovation_covariances, gain, x
-
-
-@numba.njit(cache=True)
-def _filter_block(
-    A: Array,
-    K: Array,
-    C: Array,
-    R: Array,
-    P: Array,
-    x: Array,
-    drive: Array,
-    direct: Array,
-    initial: float,
-    settled: bool,
-) -> tuple[Array, Array, Array, Array, Array, Array, Array, bool, bool]:
-    length, n = drive.shape
-    p = len(C)
-    F = A - K @ C
-    states, innovations = np.empty((length, n)), np.empty((length, p))
-    covariances, innovation_covariances = np.empty((length, n, n)), np.empty((length, p, p))
-    gain = K.copy()
-    finished = False
-    done = length
-    transposed = np.ascontiguousarray(C.T)
-    F_transposed = np.ascontiguousarray(F.T)
-    for t in range(length):
-        states[t] = x
-        e = direct[t] - C @ x
-        innovations[t] = e
-        covariances[t] = P
-        PC = P @ transposed
-        Re = C @ PC + R
-        innovation_covariances[t] = Re
-        L = np.ascontiguousarray(np.linalg.solve(Re, np.ascontiguousarray(PC.T)).T)
-        gain = K + F @ L
-        x = A @ x + drive[t] + gain @ e
-        # Joseph's form keeps P symmetric and positive semidefinite under rounding.
-        kept = -(L @ C)
-        for i in range(n):
-            kept[i, i] += 1.0
-        inner = kept @ P @ np.ascontiguousarray(kept.T) + L @ R @ np.ascontiguousarray(L.T)
-        following = F @ inner @ F_transposed
-        following = 0.5 * (following + following.T)
-        if settled:
-            finished = True
-            done = t + 1
-            break
-        change = np.abs(following - P).max() if n else 0.0
-        size = np.abs(following).max() if n else 0.0
-        P = following
-        # The gain that stays is the one that the settled covariance gives, at the next sample.
-        settled = np.trace(P) <= 1e-18 * initial or change <= 1e-16 * size
-    return (
-        states[:done],
-        innovations[:done],
-        covariances[:done],
-        innovation_covariances[:done],
-        x,
-        P,
-        gain,
-        settled,
-        finished,
-    )
+def _require_finite(state: Array) -> None:
+    if not np.isfinite(state).all():
+        raise UnstableError("kalman_filter: the states overflow over this record; use a shorter one.")

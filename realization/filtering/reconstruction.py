@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numba
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import ShapeError, UnstableError
-from realization.filtering.kalman import cholesky_of
+from realization.errors import DataError, ShapeError, UnstableError
+from realization.filtering.covariance import cholesky_of
 from realization.filtering.selection import Rule, Selection, select_innovations
+from realization.filtering.small_matrices import multiply, multiply_transposed
 from realization.signals.data import IOData
+from realization.signals.fit import percent_of_spread
 from realization.systems.models import InnovationsModel
 from realization.systems.responses import free_response
 
@@ -28,16 +32,14 @@ class Reconstruction:
     Attributes
     ----------
     y : ndarray, shape (T, p)
-        The outputs' conditional mean given the first state, the last state and the kept innovations.
-    fit : ndarray, shape (p,)
-        $100 (1 - \|y - \hat y\| / \|y - \bar y\|)$ per output, in percent; NaN where an output is constant.
+        The outputs' conditional mean given the stored states and the kept innovations.
     e : ndarray, shape (T, p)
         Innovations: those that were kept, and the conditional mean of the others.
     error : float
         $\sum_t (e_t - \hat e_t)^\top R_e^{-1} (e_t - \hat e_t)$, what was forgotten; it never grows when
         more is kept.
     floats : int
-        Numbers stored: two states, and for each kept sample its innovation and its position.
+        Numbers stored: the states, and for each kept sample its innovation and its position.
 
     Examples
     --------
@@ -51,10 +53,40 @@ class Reconstruction:
     """
 
     y: Array
-    fit: Array
     e: Array
     error: float
     floats: int
+    _record: IOData
+    _model: InnovationsModel
+    _kept: NDArray[np.bool_]
+    _basis: Array
+    _starts: NDArray[np.int64]
+
+    @property
+    def fit(self) -> Array:
+        r"""$100 (1 - \|y - \hat y\| / \|y - \bar y\|)$ per output, in percent, shape (p,).
+
+        A constant output has no spread to compare with, and is an error here (`DataError`); all else of the
+        reconstruction is there for it too.
+        """
+        return percent_of_spread(self._record.y, np.linalg.norm(self._record.y - self.y, axis=0), "fit")
+
+    @cached_property
+    def innovation_covariances(self) -> Array:
+        r"""Covariances of $e_t - \hat e_t$ under the model, shape (T, p, p); zero where $e_t$ was kept."""
+        root = np.linalg.cholesky(self._model.Re)
+        told = root @ self._basis
+        covariances = self._model.Re - told @ told.transpose(0, 2, 1)
+        return np.where(self._kept[:, None, None], 0.0, covariances)
+
+    @cached_property
+    def output_covariances(self) -> Array:
+        r"""Covariances of $y_t - \hat y_t$ under the model, shape (T, p, p)."""
+        model = self._model
+        told = np.linalg.cholesky(model.Re) @ self._basis
+        starts = np.zeros(len(self.y), dtype=np.bool_)
+        starts[self._starts] = True
+        return output_covariances(model.A, model.K, model.C, model.Re, told, self._kept, starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +96,6 @@ class ReconstructionCurve:
     Attributes
     ----------
     budget : ndarray of int, shape (N,)
-    fit : ndarray, shape (N, p)
-        Percent per output.
     error : ndarray, shape (N,)
         Normalized squared error of the innovations.
     floats : ndarray of int, shape (N,)
@@ -81,20 +111,36 @@ class ReconstructionCurve:
     """
 
     budget: NDArray[np.int64]
-    fit: Array
     error: Array
     floats: NDArray[np.int64]
+    _record: IOData
+    _residual: Array
+
+    @property
+    def fit(self) -> Array:
+        """Percent per output, shape (N, p); a constant output is an error, as for `Reconstruction.fit`."""
+        return percent_of_spread(self._record.y, self._residual, "fit")
 
 
-def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Selection) -> Reconstruction:
-    r"""Rebuild a record from its first state, its last state and the kept innovations.
+def reconstruct(
+    model: InnovationsModel,
+    data: IOData | ArrayLike,
+    selection: Selection,
+    *,
+    chunk: int | None = None,
+) -> Reconstruction:
+    r"""Rebuild a record from stored states and the kept innovations, by smoothing.
 
-    The others are put at their conditional mean given what is stored: with $G_t = A^{T-1-t} K$,
+    The kept innovations are exact observations, the others have covariance $R_e$, and the state is known at
+    both ends of a stretch of `N` samples. The smoother's adjoint runs back from what the last state tells,
 
-    $$\hat e_t = R_e G_t^\top M^{+} r, \quad M = \sum_{\text{missing}} G_t R_e G_t^\top, \quad
-    r = x_T - A^T x_0 - \sum_t A^{T-1-t} B u_t - \sum_{\text{kept}} G_t e_t$$
+    $$\lambda_N = P_N^{+} (x_N - m_N), \quad \lambda_t = A^\top \lambda_{t+1}, \quad
+    \hat e_t = R_e K^\top \lambda_{t+1}, \quad
+    \operatorname{cov}(e_t - \hat e_t) = R_e - R_e K^\top (A^{N-1-t})^\top P_N^{+} A^{N-1-t} K R_e,$$
 
-    The inputs, where the model has them, count as known.
+    with $m$ the path of the kept innovations alone, $P_0 = 0$ and $P_{t+1} = A P_t A^\top + K R_e K^\top$
+    (without the last term where $e_t$ was kept). $P_N$ is used through an orthogonal basis of what the last
+    state sees, never inverted. The inputs, where the model has them, count as known.
 
     Parameters
     ----------
@@ -102,6 +148,8 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
     data : IOData
         The record that `selection` was made from.
     selection : Selection
+    chunk : int, optional
+        Samples between stored states. Only the first and the last are stored when left out.
 
     Returns
     -------
@@ -111,6 +159,8 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
     ------
     ShapeError
         If the selection belongs to a record of another length.
+    DataError
+        If `chunk` is not positive.
     UnstableError
         If the model's response overflows over the record.
     RankError
@@ -118,7 +168,7 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
 
     References
     ----------
-    A. Lindquist, G. Picci, *Linear Stochastic Systems*, Springer 2015, section 2.2.
+    A. Lindquist, G. Picci, *Linear Stochastic Systems*, Springer 2015, section 2.2 and chapter 15.
 
     Examples
     --------
@@ -129,6 +179,9 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
     >>> rebuilt = reconstruct(model, y, select_innovations(model, y, budget=100))
     >>> bool(np.allclose(rebuilt.y, y))
     True
+    >>> blurred = reconstruct(model, y, select_innovations(model, y, budget=0), chunk=20)
+    >>> blurred.floats, blurred.output_covariances[[0, 10], 0, 0].round(3)
+    (6, array([0.996, 4.093]))
     """
     record = model._record(data)
     if selection.e.shape != record.y.shape:
@@ -136,24 +189,38 @@ def reconstruct(model: InnovationsModel, data: IOData | ArrayLike, selection: Se
             f"reconstruct: the selection is of a record of shape {selection.e.shape}, this one has "
             f"{record.y.shape}."
         )
+    if chunk is not None and chunk < 1:
+        raise DataError(
+            f"reconstruct: chunk={chunk} came; at least one sample must lie between stored states."
+        )
+    T, n = record.length, model.n_states
+    root = cholesky_of(model.Re, "reconstruct")
+    starts = np.arange(0, T, T if chunk is None else chunk)
     e = np.where(selection.kept[:, None], selection.e, 0.0)
-    missing = np.flatnonzero(~selection.kept)
-    if len(missing) and model.n_states:
-        factor = cholesky_of(model.Re, "reconstruct")
-        # r is what the missing innovations left in the last state: the kept ones and the inputs cancel in it.
-        reach = _reach(model, record.length)[missing]
-        r = np.einsum("tnp,tp->n", reach, selection.e[missing])
-        white = np.einsum("tnp,pq->ntq", reach, factor).reshape(model.n_states, -1)
-        estimate = _minimum_norm(white, r).reshape(len(missing), -1)
-        e[missing] = estimate @ factor.T
+    basis = np.zeros((T, model.n_outputs, n))
+    reach = _reach(model, int(min(T, starts[1] if len(starts) > 1 else T)))
+    for begin in starts if n else []:
+        stop = min(begin + len(reach), T)
+        missing = np.flatnonzero(~selection.kept[begin:stop])
+        if not len(missing):
+            continue
+        sight = reach[len(reach) - (stop - begin) :][missing]
+        # What the missing innovations left in the state at the end: kept ones and inputs cancel in it.
+        left = np.einsum("tnp,tp->n", sight, selection.e[begin + missing])
+        white = np.einsum("tnp,pq->ntq", sight, root).reshape(n, -1)
+        estimate, directions = _minimum_norm(white, left)
+        e[begin + missing] = estimate.reshape(len(missing), -1) @ root.T
+        basis[begin + missing, :, : directions.shape[1]] = directions.reshape(
+            len(missing), -1, directions.shape[1]
+        )
     y = model.simulate(record.inputs, selection.x0, e=e)
     if not np.isfinite(y).all():
         raise UnstableError(
             "reconstruct: the model's response overflows over this record; use a shorter one."
         )
-    lost = np.linalg.solve(cholesky_of(model.Re, "reconstruct"), (selection.e - e).T)
-    floats = 2 * model.n_states + len(selection.index) * (model.n_outputs + 1)
-    return Reconstruction(y, _fit(record.y, y), e, float((lost**2).sum()), floats)
+    lost = scipy.linalg.solve_triangular(root, (selection.e - e).T, lower=True)
+    floats = (len(starts) + 1) * n + len(selection.index) * (model.n_outputs + 1)
+    return Reconstruction(y, e, float((lost**2).sum()), floats, record, model, selection.kept, basis, starts)
 
 
 def reconstruction_curve(
@@ -200,9 +267,10 @@ def reconstruction_curve(
         rows.append(reconstruct(model, record, chosen))
     return ReconstructionCurve(
         budget=np.asarray(budgets, dtype=np.int64),
-        fit=np.stack([row.fit for row in rows]),
         error=np.array([row.error for row in rows]),
         floats=np.array([row.floats for row in rows], dtype=np.int64),
+        _record=record,
+        _residual=np.stack([np.linalg.norm(record.y - row.y, axis=0) for row in rows]),
     )
 
 
@@ -216,19 +284,55 @@ def _reach(model: InnovationsModel, length: int) -> Array:
     return reach
 
 
-def _minimum_norm(white: Array, r: Array) -> Array:
-    """Shortest `v` with `white v = r`, rows scaled first so that no state is lost to its units."""
+def _minimum_norm(white: Array, r: Array) -> tuple[Array, Array]:
+    """Shortest `v` with `white v = r`, and an orthonormal basis of the directions that `r` determines.
+
+    Rows are scaled first so that no state is lost to its units.
+    """
     scale = np.linalg.norm(white, axis=1)
     held = scale > 0
     if not held.any():
-        return np.zeros(white.shape[1])
+        return np.zeros(white.shape[1]), np.zeros((white.shape[1], 0))
     rows = white[held] / scale[held, None]
-    # The short side first: QR of the long one, then a small least-squares problem.
+    # The short side first: QR of the long one, then a small decomposition.
     Q, R = scipy.linalg.qr(rows.T, mode="economic")
-    return Q @ scipy.linalg.lstsq(R.T, r[held] / scale[held], cond=1e-13)[0]
+    U, singular, Vt = np.linalg.svd(R.T, full_matrices=False)
+    rank = int((singular > 1e-13 * singular[0]).sum())
+    basis = Q @ Vt[:rank].T
+    shortest = basis @ ((U[:, :rank].T @ (r[held] / scale[held])) / singular[:rank])
+    return shortest, np.asarray(basis, dtype=float)
 
 
-def _fit(y: Array, y_hat: Array) -> Array:
-    spread = np.linalg.norm(y - y.mean(axis=0), axis=0)
-    error = np.linalg.norm(y - y_hat, axis=0)
-    return 100 * (1 - np.divide(error, spread, out=np.full(len(spread), np.nan), where=spread > 0))
+@numba.njit(cache=True)
+def output_covariances(
+    A: Array, K: Array, C: Array, Re: Array, told: Array, kept: NDArray[np.bool_], starts: NDArray[np.bool_]
+) -> Array:
+    r"""$C P_t C^\top + R_e - W_t W_t^\top$, with $W_t$ what the stored states tell of $y_t$, in one pass."""
+    T, p, rank = told.shape
+    n = len(A)
+    found = np.zeros((T, p, p))
+    P, Psi = np.zeros((n, n)), np.zeros((n, rank))
+    CP, CPC, W, WW = np.empty((p, n)), np.empty((p, p)), np.empty((p, rank)), np.empty((p, p))
+    AP, APA, A_Psi, K_told = np.empty((n, n)), np.empty((n, n)), np.empty((n, rank)), np.empty((n, rank))
+    KR, KRK = np.empty((n, p)), np.empty((n, n))
+    multiply(K, Re, KR)
+    multiply_transposed(KR, K, KRK)
+    for t in range(T):
+        if starts[t]:
+            P[:], Psi[:] = 0.0, 0.0
+        multiply(C, P, CP)
+        multiply_transposed(CP, C, CPC)
+        multiply(C, Psi, W)
+        W += told[t]
+        multiply_transposed(W, W, WW)
+        found[t] = CPC - WW
+        if not kept[t]:
+            found[t] += Re
+        multiply(A, P, AP)
+        multiply_transposed(AP, A, APA)
+        multiply(A, Psi, A_Psi)
+        multiply(K, told[t], K_told)
+        P[:], Psi[:] = APA, A_Psi + K_told
+        if not kept[t]:
+            P += KRK
+    return found

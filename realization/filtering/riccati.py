@@ -9,6 +9,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import ConvergenceError, DataError, RankError, ShapeError
+from realization.filtering.doubling import NoisySystem, centred, descended, doubled, refined, started
 from realization.systems.models import InnovationsModel
 
 __all__ = ["DareSolution", "dare", "innovations_form"]
@@ -19,7 +20,7 @@ EPS = float(np.finfo(float).eps)
 
 @dataclass(frozen=True, eq=False)
 class DareSolution:
-    """Stabilizing solution of the filter Riccati equation.
+    """Stabilizing (or, where asked for, strong) solution of the filter Riccati equation.
 
     Attributes
     ----------
@@ -32,7 +33,10 @@ class DareSolution:
     poles : ndarray, shape (n,)
         Eigenvalues of `A - K C`, largest modulus first.
     residual : float
-        Frobenius norm of the equation's two sides' difference, over that of its largest term.
+        Frobenius norm of the equation's two sides' difference, over that of its largest term, in coordinates
+        in which states and outputs are of one size.
+    marginal : int
+        Number of poles on the unit circle, which no noise drives: 0 for a stabilizing solution.
 
     Examples
     --------
@@ -47,15 +51,26 @@ class DareSolution:
     Re: Array
     poles: NDArray[np.complex128]
     residual: float
+    marginal: int = 0
 
 
-def dare(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | None = None) -> DareSolution:
+def dare(
+    A: ArrayLike,
+    C: ArrayLike,
+    Q: ArrayLike,
+    R: ArrayLike,
+    S: ArrayLike | None = None,
+    *,
+    strong: bool = False,
+) -> DareSolution:
     r"""Stabilizing solution of the discrete-time filter Riccati equation.
 
     $$P = A P A^\top + Q - (A P C^\top + S) R_e^{-1} (A P C^\top + S)^\top, \quad
     R_e = C P C^\top + R, \quad K = (A P C^\top + S) R_e^{-1}$$
 
-    The ordered generalized Schur form gives $P$; Newton steps follow while they reduce the residual.
+    Structured doubling gives $P$: step $k$ is $2^k$ steps of the filter. It starts where the innovations are
+    far from singular (a singular $R$ needs no inverse), and again from its own result as long as the residual
+    falls. What is returned has been checked: the residual, the poles of $A - K C$, and $P \ge 0$.
 
     Parameters
     ----------
@@ -67,6 +82,10 @@ def dare(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | 
         Measurement noise covariance, positive semidefinite; $R_e$ must come out positive definite.
     S : array_like, shape (n, p), optional
         Cross covariance $E[w v^\top]$; zero when left out.
+    strong : bool
+        Where a mode on the unit circle is not driven by the noise there is no stabilizing solution. `True`
+        gives the limit of the filter's gain, which comes to know that mode exactly and keeps its pole on the
+        circle; `False` makes it an error.
 
     Returns
     -------
@@ -81,13 +100,16 @@ def dare(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | 
     RankError
         If an eigenvalue on or outside the unit circle cannot be seen in the outputs, or $R_e$ is singular.
     ConvergenceError
-        If there is no stabilizing solution: a mode on the unit circle is not driven by the process noise.
+        If there is no stabilizing solution (a mode on the unit circle is not driven by the noise) and
+        `strong` is false; or if what was found does not pass its check.
 
     References
     ----------
+    S. W. Chan, G. C. Goodwin, K. S. Sin, Convergence properties of the Riccati difference equation in optimal
+    filtering of nonstabilizable systems, IEEE Trans. Autom. Control 29 (1984) 110-118.
+    E. K.-W. Chu, H.-Y. Fan, W.-W. Lin, C.-S. Wang, Structure-preserving algorithms for periodic discrete-time
+    algebraic Riccati equations, Internat. J. Control 77 (2004) 767-788.
     T. Kailath, A. H. Sayed, B. Hassibi, *Linear Estimation*, Prentice-Hall 2000, appendix E.
-    P. Van Dooren, A generalized eigenvalue approach for solving Riccati equations, SIAM J. Sci. Stat.
-    Comput. 2 (1981) 121-135.
 
     Examples
     --------
@@ -95,25 +117,28 @@ def dare(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | 
     >>> solution = dare([[1.0]], [[1.0]], Q=[[1.0]], R=[[1.0]])
     >>> round(float(solution.P[0, 0]), 12), round(float(solution.K[0, 0]), 12)
     (1.61803398875, 0.61803398875)
+
+    A constant in noise: in the limit it is known, and nothing more is learned.
+
+    >>> limit = dare([[1.0]], [[1.0]], Q=[[0.0]], R=[[1.0]], strong=True)
+    >>> limit.K, limit.marginal
+    (array([[0.]]), 1)
     """
     A, C, Q, R, S = _checked(A, C, Q, R, S)
-    if len(A) == 0:
-        _positive_definite(R)
-        return DareSolution(np.zeros((0, 0)), np.zeros((0, len(C))), R, np.zeros(0, complex), 0.0)
-    _require_detectable(A, C)
-    P = _newton(A, C, Q, R, S, _initial_solution(A, C, Q, R, S))
-    Re = C @ P @ C.T + R
-    K = _gain(A, C, S, P, Re)
-    poles = np.asarray(np.linalg.eigvals(A - K @ C), dtype=np.complex128)
+    n = len(A)
+    system, outputs = _factored(A, C, Q, R, S)
+    states = np.ones(n)
+    if n:
+        states = _state_scale(system)
+        system = _rescaled(system, states)
+        _require_detectable(system.A, system.C)
+    P, residual, marginal = _solved(system, strong=strong)
+    Re, K = _gain(system, P)
+    poles = np.asarray(np.linalg.eigvals(system.A - K @ system.C), dtype=np.complex128)
     poles = poles[np.lexsort((poles.imag, -np.abs(poles)))]
-    residual = _residual(A, C, Q, R, S, P)
-    if not abs(poles[0]) < 1 or residual > 1e-6:
-        raise ConvergenceError(
-            f"dare: no stabilizing solution was reached (largest closed-loop pole {abs(poles[0]):.6g}, "
-            f"relative residual {residual:.2g}). A mode of A on or near the unit circle is not driven by "
-            "the process noise: add noise to it in Q, or take it out of the model."
-        )
-    return DareSolution(P, K, (Re + Re.T) / 2, poles, residual)
+    _require_solution(P, poles, residual, marginal)
+    P, K = P * np.outer(states, states), K * np.outer(states, 1 / outputs)
+    return DareSolution(P, K, Re * np.outer(outputs, outputs), poles, residual, marginal)
 
 
 def innovations_form(
@@ -126,6 +151,7 @@ def innovations_form(
     B: ArrayLike | None = None,
     D: ArrayLike | None = None,
     dt: float | None = None,
+    strong: bool = False,
 ) -> InnovationsModel:
     r"""Innovations form of a model with process and measurement noise.
 
@@ -142,6 +168,8 @@ def innovations_form(
         Zero when left out.
     dt : float, optional
         Seconds between samples.
+    strong : bool
+        As for `dare`: whether poles of the predictor on the unit circle are taken.
 
     Returns
     -------
@@ -163,7 +191,7 @@ def innovations_form(
     >>> model.K.round(6), model.Re.round(6)
     (array([[0.5]]), array([[0.75]]))
     """
-    solution = dare(A, C, Q, R, S)
+    solution = dare(A, C, Q, R, S, strong=strong)
     B = np.zeros((len(solution.P), 0)) if B is None else B
     A, C, B = (np.asarray(matrix, dtype=float) for matrix in (A, C, B))
     return InnovationsModel(A, B, C, None if D is None else np.asarray(D), dt, K=solution.K, Re=solution.Re)
@@ -198,6 +226,43 @@ def _checked(
     return A, C, (Q + Q.T) / 2, (R + R.T) / 2, S
 
 
+def _factored(A: Array, C: Array, Q: Array, R: Array, S: Array) -> tuple[NoisySystem, Array]:
+    """Both noises as combinations of one white noise, outputs in units of what moves them; those units."""
+    n = len(A)
+    joint = np.block([[Q, S], [S.T, R]])
+    spread = np.sqrt(np.maximum(np.diag(joint), EPS**2 * np.abs(joint).max(initial=0.0)))
+    spread[spread == 0] = 1.0
+    values, vectors = np.linalg.eigh(joint / np.outer(spread, spread))
+    held = values > 4 * len(values) * EPS * values.max(initial=0.0)
+    noise = spread[:, None] * vectors[:, held] * np.sqrt(values[held])
+    outputs = np.sqrt(np.square(noise[n:]).sum(axis=1))
+    quiet = outputs <= 1e-6 * np.sqrt(np.square(C).sum(axis=1))
+    outputs[quiet] = np.sqrt(np.square(C[quiet]).sum(axis=1))
+    outputs[outputs == 0] = 1.0
+    return NoisySystem(A, C / outputs[:, None], noise[:n], noise[n:] / outputs[:, None]), outputs
+
+
+def _state_scale(system: NoisySystem) -> Array:
+    """Powers of two that make the equation's coefficients alike in size, from balancing its pencil."""
+    n = len(system.A)
+    whole = np.block([[system.A.T, system.C.T @ system.C], [system.G @ system.G.T, system.A]])
+    try:
+        with np.errstate(
+            invalid="ignore"
+        ):  # a scale past 2^63 is no place in an array, and is not used as one
+            _, (scale, _) = scipy.linalg.matrix_balance(np.abs(whole), permute=False, separate=True)
+    except (ValueError, np.linalg.LinAlgError):
+        return np.ones(n)
+    exponent = np.log2(scale)
+    exponent = np.round((exponent[n:] - exponent[:n]) / 2)
+    return np.exp2(np.clip(exponent, -500, 500))
+
+
+def _rescaled(system: NoisySystem, states: Array) -> NoisySystem:
+    A, C, G, H = system
+    return NoisySystem(A * states / states[:, None], C * states, G / states[:, None], H)
+
+
 def _require_detectable(A: Array, C: Array) -> None:
     """Hautus test at the eigenvalues on and outside the unit circle."""
     scale = max(np.linalg.norm(A, 2), np.linalg.norm(C, 2), 1.0)
@@ -213,78 +278,120 @@ def _require_detectable(A: Array, C: Array) -> None:
             )
 
 
-def _initial_solution(A: Array, C: Array, Q: Array, R: Array, S: Array) -> Array:
-    try:
-        P = scipy.linalg.solve_discrete_are(A.T, C.T, Q, R, s=S)
-    except (np.linalg.LinAlgError, ValueError):
-        return _doubling(A, C, Q, R, S)
-    return (P + P.T) / 2
-
-
-def _doubling(A: Array, C: Array, Q: Array, R: Array, S: Array) -> Array:
-    """Structured doubling: `2^k` steps of the Riccati recursion in `k`, from P = 0.
-
-    It needs no spectral separation, and so still converges (slowly) where the Schur form gives up.
-    """
-    _positive_definite(R, "R (the Schur form failed, and the doubling that takes its place needs it)")
-    F = (A - S @ np.linalg.solve(R, C)).T
-    G, H = C.T @ np.linalg.solve(R, C), Q - S @ np.linalg.solve(R, S.T)
-    identity = np.eye(len(A))
-    for _ in range(60):
-        W = np.linalg.solve(identity + G @ H, np.hstack([F, G]))
-        WF, WG = W[:, : len(A)], W[:, len(A) :]
-        step = F.T @ H @ WF
-        F, G, H = F @ WF, G + F @ WG @ F.T, H + step
-        if not np.isfinite(H).all():
-            break
-        if np.linalg.norm(step) <= EPS * np.linalg.norm(H):
-            return (H + H.T) / 2
-    raise ConvergenceError(
-        "dare: neither the Schur form nor the doubling iteration found a stabilizing solution. A mode of "
-        "A on the unit circle is not driven by the process noise: add noise to it in Q, or take it out "
-        "of the model."
-    )
-
-
-def _newton(A: Array, C: Array, Q: Array, R: Array, S: Array, P: Array) -> Array:
-    """Newton steps (Hewer), each one Lyapunov equation, as long as the residual falls."""
-    best = _residual(A, C, Q, R, S, P)
-    for _ in range(3):
-        K = _gain(A, C, S, P, C @ P @ C.T + R)
-        F = A - K @ C
-        if np.abs(np.linalg.eigvals(F)).max() >= 1 - 1e-13:
-            break
-        drive = Q - K @ S.T - S @ K.T + K @ R @ K.T
-        refined = scipy.linalg.solve_discrete_lyapunov(F, (drive + drive.T) / 2)
-        refined = (refined + refined.T) / 2
-        residual = _residual(A, C, Q, R, S, refined)
-        if not residual < best:
-            break
-        P, best = refined, residual
-    return P
-
-
-def _gain(A: Array, C: Array, S: Array, P: Array, Re: Array) -> Array:
-    factor = _positive_definite(Re, "the innovation covariance C P Cᵀ + R")
-    return scipy.linalg.cho_solve(factor, (A @ P @ C.T + S).T).T
-
-
-def _positive_definite(matrix: Array, name: str = "R") -> tuple[Array, bool]:
-    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
-    if len(values) and values[0] <= len(values) * EPS * values[-1]:
+def _solved(system: NoisySystem, *, strong: bool) -> tuple[Array, float, int]:
+    """`P`, its residual, and how many modes on the unit circle were taken as known."""
+    factor, values = started(system)
+    if not values[-1] > 10 * max(system.H.shape) * EPS * values[0]:
         raise RankError(
-            f"dare: {name} is singular (eigenvalues {values[0]:.3g} to {values[-1]:.3g}): some "
-            "combination of the outputs is free of noise. Add a small measurement noise to R, or drop "
-            "the redundant output."
+            "dare: the innovation covariance C P Cᵀ + R is singular: some combination of the outputs is "
+            "determined by their past. Add a small measurement noise to R, or drop the redundant output."
         )
-    return scipy.linalg.cho_factor((matrix + matrix.T) / 2, lower=True)
+    if not len(system.A):
+        return np.zeros((0, 0)), 0.0, 0
+    start = centred(system, factor @ factor.T, factor)
+    poles = np.asarray(np.linalg.eigvals(start.F), dtype=np.complex128)
+    known, on_circle = _undriven(system, start.F, start.Q, poles)
+    if known.shape[1]:
+        if len(on_circle) and not strong:
+            raise ConvergenceError(
+                f"dare: no stabilizing solution: the mode at {on_circle[0]:.6g}, on the unit circle, is not "
+                "driven by the noise. Add noise to it in Q, take it out of the model, or ask for the limit "
+                "of the filter (strong=True)."
+            )
+        rest = scipy.linalg.null_space(known.T)
+        reduced = NoisySystem(rest.T @ system.A @ rest, system.C @ rest, rest.T @ system.G, system.H)
+        P, residual, more = _solved(reduced, strong=strong)
+        return rest @ P @ rest.T, residual, more + min(known.shape[1], len(on_circle))
+    P = factor @ factor.T
+    try:
+        # From a known state the filter might never learn an unstable mode that nothing drives.
+        if np.abs(poles).max() >= 1:
+            _, V, count = scipy.linalg.schur(
+                start.F.T, output="real", sort=lambda re, im: np.hypot(re, im) >= 1 - 1e-9
+            )
+            P = descended(system, P, V[:, :count], _natural_size(system))
+        else:
+            P = P + doubled(start, float(np.linalg.norm(P)))[0]
+        return *refined(system, (P + P.T) / 2), 0
+    except (np.linalg.LinAlgError, ConvergenceError):
+        return *_by_schur_form(system), 0
 
 
-def _residual(A: Array, C: Array, Q: Array, R: Array, S: Array, P: Array) -> float:
-    cross = A @ P @ C.T + S
-    Re = C @ P @ C.T + R
-    moved = A @ P @ A.T
-    factor = _positive_definite(Re, "the innovation covariance C P Cᵀ + R")
-    correction = cross @ scipy.linalg.cho_solve(factor, cross.T)
-    scale = max(np.linalg.norm(x) for x in (P, moved, Q, correction))
-    return float(np.linalg.norm(moved + Q - correction - P) / scale) if scale > 0 else 0.0
+def _by_schur_form(system: NoisySystem) -> tuple[Array, float]:
+    """The ordered generalized Schur form: another way, where rounding stops the doubling near the circle."""
+    A, C, G, H = system
+    try:
+        P = scipy.linalg.solve_discrete_are(A.T, C.T, G @ G.T, H @ H.T, s=G @ H.T)
+        return refined(system, (P + P.T) / 2)
+    except (np.linalg.LinAlgError, ValueError, ConvergenceError) as error:
+        raise ConvergenceError(
+            f"dare: no stabilizing solution was reached ({error}). A mode of A near the unit circle is "
+            "hardly driven by the noise, or hardly seen: scale the model, or take that mode out."
+        ) from error
+
+
+def _natural_size(system: NoisySystem) -> float:
+    """Of an error covariance: what is added at each step, or what one sample leaves."""
+    added = np.linalg.norm(system.G, 2) ** 2
+    left = np.linalg.norm(system.H, 2) ** 2 / max(np.linalg.norm(system.C, 2) ** 2, EPS)
+    return float(max(added, left, EPS))
+
+
+def _undriven(
+    system: NoisySystem, F: Array, Q: Array, poles: NDArray[np.complex128]
+) -> tuple[Array, NDArray[np.complex128]]:
+    """Basis of the combinations of the state, on the unit circle or just inside, that no noise reaches.
+
+    They are zeros of the noises' path to the outputs, so the test is one of rank on the model as given. Also
+    those of the poles that are on the circle.
+    """
+    A, C, G, H = system
+    n, p = len(A), len(C)
+    shown = np.block([[A, G], [C, H]])
+    limit = 10 * (n + p) * EPS * max(np.linalg.norm(shown, 2), 1.0)
+    mark = np.vstack([np.hstack([np.eye(n), np.zeros_like(G)]), np.zeros((p, n + G.shape[1]))])
+
+    def lost(z: complex) -> bool:
+        return bool(scipy.linalg.svdvals(shown - z * mark)[-1] <= limit)
+
+    near = poles[np.abs(np.abs(poles) - 1) < 1e-5]
+    on_circle = np.array([z for z in near if lost(z / abs(z))], dtype=complex)
+    found = np.array([z for z in near if z in on_circle or (abs(z) < 1 and lost(z))], dtype=complex)
+    if not len(found):
+        return np.zeros((n, 0)), on_circle
+    _, V, count = scipy.linalg.schur(
+        F.T, output="real", sort=lambda re, im: np.abs(re + 1j * im - found).min() < 1e-7
+    )
+    if not count:
+        return np.zeros((n, 0)), on_circle
+    V = V[:, :count]
+    step, driven = V.T @ F @ V, V.T @ Q
+    reach = [driven]
+    for _ in range(count - 1):
+        reach.append(step @ reach[-1])
+    U, s, _ = scipy.linalg.svd(np.hstack(reach))
+    size = max(np.linalg.norm(G, 2) ** 2, np.linalg.norm(Q, 2), EPS)
+    return V @ U[:, int(np.sum(s > 1e-13 * n * size)) :], on_circle
+
+
+def _gain(system: NoisySystem, P: Array) -> tuple[Array, Array]:
+    """Innovation covariance and gain."""
+    if not len(P):
+        Re = system.H @ system.H.T
+        return Re, np.zeros((0, len(Re)))
+    at = centred(system, P)
+    return at.Re, at.K
+
+
+def _require_solution(P: Array, poles: NDArray[np.complex128], residual: float, marginal: int) -> None:
+    """Nothing leaves unchecked: the equation holds, the predictor is stable, `P` is a covariance."""
+    values = np.linalg.eigvalsh(P) if len(P) else np.zeros(1)
+    lowest = -1e-8 * max(values[-1], 1e-3)
+    largest = float(np.abs(poles).max(initial=0.0))
+    stable = largest < 1 if not marginal else largest < 1 + 1e-6
+    if not (stable and residual < 1e-11 and values[0] >= lowest):
+        raise ConvergenceError(
+            f"dare: no stabilizing solution was reached (largest closed-loop pole {largest:.9g}, relative "
+            f"residual {residual:.2g}, smallest eigenvalue of P {values[0]:.2g}). A mode of A on or near the "
+            "unit circle is hardly driven by the noise: add noise to it in Q, or take it out of the model."
+        )

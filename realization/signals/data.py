@@ -33,13 +33,16 @@ class IOData:
         Seconds between samples; `None` is an unnamed unit step.
     output_names, input_names : sequence of str, optional
         One name per column; `y1, y2, ...` and `u1, u2, ...` when left out.
+    missing : bool
+        Whether NaN in `y` stands for a sample that was not measured. Methods that can do without it
+        (`kalman_filter`, `kalman_smoother`, `log_likelihood`) take such a record, all others refuse it.
 
     Raises
     ------
     ShapeError
         If the lengths of `y` and `u` differ, or names do not match columns.
     DataError
-        If a value is not finite, or `dt` is not positive.
+        If a value is not finite (NaN in `y` passes with `missing=True`), or `dt` is not positive.
 
     Examples
     --------
@@ -50,6 +53,8 @@ class IOData:
     >>> first, second = data.split(0.5)
     >>> first.length, second.y[0, 0]
     (3, np.float64(3.0))
+    >>> rz.IOData([1.0, np.nan, 3.0], missing=True).observed[:, 0]
+    array([ True, False,  True])
     """
 
     y: Array
@@ -57,6 +62,7 @@ class IOData:
     dt: float | None = None
     output_names: tuple[str, ...] = field(default=(), kw_only=True)
     input_names: tuple[str, ...] = field(default=(), kw_only=True)
+    missing: bool = field(default=False, kw_only=True)
 
     def __init__(
         self,
@@ -66,8 +72,9 @@ class IOData:
         *,
         output_names: Sequence[str] = (),
         input_names: Sequence[str] = (),
+        missing: bool = False,
     ) -> None:
-        outputs = _columns(y, "y")
+        outputs = _columns(y, "y", missing=missing)
         inputs = None if u is None else _columns(u, "u")
         if inputs is not None and inputs.shape[1] == 0:
             inputs = None
@@ -82,6 +89,7 @@ class IOData:
         set_(self, "y", outputs)
         set_(self, "u", inputs)
         set_(self, "dt", None if dt is None else float(dt))
+        set_(self, "missing", bool(missing))
         set_(self, "output_names", _names(output_names, outputs.shape[1], "y"))
         set_(self, "input_names", _names(input_names, 0 if inputs is None else inputs.shape[1], "u"))
 
@@ -104,6 +112,11 @@ class IOData:
     def inputs(self) -> Array:
         """Inputs as an array of shape (T, m), with no columns where there are none."""
         return np.empty((self.length, 0)) if self.u is None else self.u
+
+    @property
+    def observed(self) -> NDArray[np.bool_]:
+        """Which outputs were measured when, shape (T, p); all of them unless `missing=True`."""
+        return ~np.isnan(self.y)
 
     @property
     def time(self) -> Array:
@@ -180,7 +193,12 @@ class IOData:
         basis = np.ones((self.length, 1)) if kind == "constant" else np.column_stack([time**0, time])
 
         def remove(x: Array) -> Array:
-            return x - basis @ np.linalg.lstsq(basis, x, rcond=None)[0]
+            if np.isfinite(x).all():
+                return x - basis @ np.linalg.lstsq(basis, x, rcond=None)[0]
+            # A column with missing samples has a least-squares problem of its own.
+            there = [np.isfinite(column) for column in x.T]
+            lines = [np.linalg.lstsq(basis[rows], x[rows, i], rcond=None)[0] for i, rows in enumerate(there)]
+            return x - basis @ np.column_stack(lines)
 
         return replace_values(self, remove(self.y), None if self.u is None else remove(self.u))
 
@@ -203,13 +221,25 @@ class IOData:
             count(self.n_outputs, "output"),
             count(self.n_inputs, "input"),
             dt,
+            *([count(int((~self.observed).sum()), "value") + " missing"] if self.missing else []),
         ]
         return f"IOData({', '.join(parts)})"
 
 
-def as_data(data: IOData | ArrayLike) -> IOData:
-    """Return `data` itself, or an output-only record made of an array of shape (T, p)."""
-    return data if isinstance(data, IOData) else IOData(data)
+def as_data(data: IOData | ArrayLike, *, missing: bool = False) -> IOData:
+    """Return `data` itself, or an output-only record made of an array of shape (T, p).
+
+    A record with missing outputs passes only where the caller says that it can do without them.
+    """
+    record = data if isinstance(data, IOData) else IOData(data)
+    if record.missing and not missing and not record.observed.all():
+        absent = ~record.observed
+        raise DataError(
+            f"{int(absent.sum())} outputs of this record are missing, the first at row "
+            f"{int(np.argwhere(absent)[0, 0])}, and this method needs every sample. kalman_filter, "
+            "kalman_smoother and log_likelihood do without; the smoother's `outputs` fill the gaps."
+        )
+    return record
 
 
 def replace_values(data: IOData, y: Array, u: Array | None) -> IOData:
@@ -217,7 +247,7 @@ def replace_values(data: IOData, y: Array, u: Array | None) -> IOData:
     return replace(data, y=y, u=u)
 
 
-def _columns(values: ArrayLike, name: str) -> Array:
+def _columns(values: ArrayLike, name: str, *, missing: bool = False) -> Array:
     try:
         array = np.array(values, dtype=float)
     except (TypeError, ValueError):
@@ -228,12 +258,13 @@ def _columns(values: ArrayLike, name: str) -> Array:
         raise ShapeError(f"IOData: {name} has shape {array.shape}; it must be (T, columns) or (T,).")
     if len(array) == 0:
         raise ShapeError(f"IOData: {name} has no samples.")
-    bad = ~np.isfinite(array)
+    bad = np.isinf(array) if missing else ~np.isfinite(array)
     if bad.any():
         row, column = np.argwhere(bad)[0]
+        remedy = ", or mark them by IOData(..., missing=True)" if name == "y" and not missing else ""
         raise DataError(
             f"IOData: {name} has {int(bad.sum())} values that are NaN or infinite, the first at row {row}, "
-            f"column {column}. Remove or interpolate them first."
+            f"column {column}. Remove or interpolate them first{remedy}."
         )
     array.setflags(write=False)
     return array

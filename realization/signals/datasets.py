@@ -268,8 +268,8 @@ def load_data(name: str, *, part: Literal["estimation", "validation"] = "estimat
             raise DataError(f"load_data: {name!r} is one record; split it: data.split(0.5).")
         inputs, outputs = data_set.validation
     raw = read_csv(_fetch(data_set), inputs=list(inputs), outputs=list(outputs))
-    names = {"input_names": list(inputs.values()), "output_names": list(outputs.values())}
-    return IOData(raw.y, raw.u, data_set.dt, **names)
+    columns, results = list(inputs.values()), list(outputs.values())
+    return IOData(raw.y, raw.u, data_set.dt, input_names=columns, output_names=results)
 
 
 def load_benchmark_model(name: str) -> StateSpace:

@@ -3,7 +3,14 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-__all__ = ["conditional_innovations", "impulse_matrix", "log_density", "output_covariance"]
+__all__ = [
+    "conditional",
+    "conditional_innovations",
+    "impulse_matrix",
+    "log_density",
+    "output_covariance",
+    "stacked_maps",
+]
 
 StateMatrix = Float[np.ndarray, "n n"]
 OutputMatrix = Float[np.ndarray, "p n"]
@@ -13,6 +20,12 @@ StateCovariance = Float[np.ndarray, "n n"]
 Outputs = Float[np.ndarray, "T p"]
 Dense = Float[np.ndarray, "N N"]
 Kept = Bool[np.ndarray, " T"]
+Maps = Float[np.ndarray, "_ _ _"]
+Known = Float[np.ndarray, "k N"]
+Values = Float[np.ndarray, " k"]
+Wanted = Float[np.ndarray, "w N"]
+Mean = Float[np.ndarray, " w"]
+Spread = Float[np.ndarray, "w w"]
 
 
 def impulse_matrix(A: StateMatrix, C: OutputMatrix, K: Gain, T: int) -> Dense:
@@ -61,3 +74,22 @@ def conditional_innovations(A: StateMatrix, K: Gain, Re: Covariance, e: Outputs,
     known = np.vstack([*rows, reach])
     root = np.kron(np.eye(T), np.linalg.cholesky(Re))
     return (root @ np.linalg.lstsq(known @ root, known @ e.ravel(), rcond=1e-13)[0]).reshape(T, p)
+
+
+def stacked_maps(A: StateMatrix, C: OutputMatrix, K: Gain, T: int) -> tuple[Maps, Maps, Maps]:
+    """States (T + 1), outputs (T) and innovations (T) as linear maps of (x0, e_0, ..., e_{T-1})."""
+    n, p = K.shape
+    states = np.zeros((T + 1, n, n + T * p))
+    innovations = np.zeros((T, p, n + T * p))
+    states[0, :, :n] = np.eye(n)
+    for t in range(T):
+        innovations[t, :, n + t * p : n + (t + 1) * p] = np.eye(p)
+        states[t + 1] = A @ states[t] + K @ innovations[t]
+    return states, C @ states[:-1] + innovations, innovations
+
+
+def conditional(covariance: Dense, known: Known, values: Values, wanted: Wanted) -> tuple[Mean, Spread]:
+    """Mean and covariance of `wanted z` given `known z = values`, for z ~ N(0, covariance)."""
+    cross = wanted @ covariance @ known.T
+    gain = cross @ np.linalg.pinv(known @ covariance @ known.T, rcond=1e-13, hermitian=True)
+    return gain @ values, wanted @ covariance @ wanted.T - gain @ cross.T
