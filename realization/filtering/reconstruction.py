@@ -209,10 +209,9 @@ def reconstruct(
         left = np.einsum("tnp,tp->n", sight, selection.e[begin + missing])
         white = np.einsum("tnp,pq->ntq", sight, root).reshape(n, -1)
         estimate, directions = _minimum_norm(white, left)
-        e[begin + missing] = estimate.reshape(len(missing), -1) @ root.T
-        basis[begin + missing, :, : directions.shape[1]] = directions.reshape(
-            len(missing), -1, directions.shape[1]
-        )
+        shape = (len(missing), model.n_outputs)
+        e[begin + missing] = estimate.reshape(shape) @ root.T
+        basis[begin + missing, :, : directions.shape[1]] = directions.reshape(*shape, directions.shape[1])
     y = model.simulate(record.inputs, selection.x0, e=e)
     if not np.isfinite(y).all():
         raise UnstableError(

@@ -126,7 +126,7 @@ def arx(
 def fit_arx(scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0) -> Realization:
     """Least squares (with a ridge on lagged terms where asked), realized in block observer form."""
     start = max(na, nk + nb - 1 if nb else 0)
-    regressors = _regressors(scaled, na, nb, nk, start)
+    regressors = lagged_regressors(scaled, na, nb, nk, start)
     target = scaled.y[start:]
     if len(target) <= regressors.shape[1] + 1 and ridge == 0:
         raise ExcitationError(_too_short(scaled, max(na, nb)))
@@ -136,7 +136,7 @@ def fit_arx(scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0) -> R
         moving = np.vstack([moving, np.sqrt(ridge * len(target)) * np.eye(moving.shape[1])])
         aim = np.vstack([aim, np.zeros((moving.shape[1], aim.shape[1]))])
     theta = scipy.linalg.lstsq(moving, aim, cond=1e-13)[0].T
-    return _observer_form(scaled, theta, na, nb, nk, level[1] - theta @ level[0])
+    return observer_form(scaled, theta, na, nb, nk, level[1] - theta @ level[0])
 
 
 def order_criterion(scaled: Scaling, highest: int, nk: int, select: Selection) -> Array:
@@ -175,14 +175,14 @@ def longest_lags(scaled: Scaling) -> int:
     return int(min(30, (length - 3) // (3 * (m + scaled.y.shape[1]) + 1)))
 
 
-def _regressors(scaled: Scaling, na: int, nb: int, nk: int, start: int) -> Array:
+def lagged_regressors(scaled: Scaling, na: int, nb: int, nk: int, start: int) -> Array:
     length = len(scaled.y)
     parts = [scaled.y[start - k : length - k] for k in range(1, na + 1)]
     parts += [scaled.u[start - k : length - k] for k in range(nk, nk + nb)]
     return np.hstack([np.empty((max(0, length - start), 0)), *parts])
 
 
-def _observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, constant: Array) -> Realization:
+def observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, constant: Array) -> Realization:
     p, m = len(theta), scaled.u.shape[1]
     lags = max(na, nk + nb - 1 if nb else 0)
     autoregressive = np.zeros((lags, p, p))

@@ -11,10 +11,11 @@ import scipy.linalg
 from realization.errors import RealizationError, UnstableError
 from realization.identification.arx import fit_arx, longest_lags, order_criterion
 from realization.identification.factorization import Factorization, Scaling, Weighting, factorize
+from realization.identification.matrices import realize
 from realization.identification.noise import one_step_innovations
 from realization.identification.realization import Realization
 from realization.identification.refinement import refine
-from realization.identification.subspace import realize
+from realization.identification.regularized import fit_regularized_varx
 
 __all__ = ["Recipe", "Stretch", "average", "recipes", "supported", "with_noise_model"]
 
@@ -23,18 +24,23 @@ LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 30)
 WIDE_ROWS, NARROW_ROWS = 18, 9
 REFINEMENT_WORK = 1.5e8
 MOST_NOISE_LAGS = 14
+# With fewer, the likelihood fits the record and not the system; subspace estimates and priors hold.
+VALUES_PER_PARAMETER = 8
+REGULARIZED_LAGS = (8, 16, 30)
+EVIDENCE_WORK = 5e7
 
 
 class Recipe(NamedTuple):
     """How a candidate is made, apart from the record it is made from."""
 
-    method: Literal["cva", "moesp", "arx", "static"]
+    method: Literal["cva", "moesp", "arx", "varx", "static"]
     size: int
     focus: Literal["simulation", "prediction"] = "simulation"
     wide: bool = True
     refined: bool = False
     delay: int = 0
     ridge: float = 0.0
+    walk: bool = False
     noise: bool = False
 
     @property
@@ -46,6 +52,9 @@ class Recipe(NamedTuple):
             base = f"ARX, {self.size} lag{'s' if self.size > 1 else ''}"
             base += ", no feedthrough" if self.delay else ""
             base += f", ridge {self.ridge:g}" if self.ridge else ""
+        elif self.method == "varx":
+            base = f"regularized ARX, {self.size} lags" + (", no feedthrough" if self.delay else "")
+            base += ", random walk" if self.walk else ""
         else:
             base = f"{self.method.upper()}, {self.focus}" + ("" if self.wide else ", short past")
         return base + (", prediction error" if self.refined else "") + (", noise model" if self.noise else "")
@@ -93,6 +102,8 @@ class Stretch:
             found = refine(base, self.scaled, "prediction", stable=self.stable, iterations=12)
         elif recipe.method == "arx":
             found = fit_arx(self.scaled, recipe.size, recipe.size, recipe.delay, recipe.ridge)
+        elif recipe.method == "varx":
+            found = fit_regularized_varx(self.scaled, recipe.size, delay=recipe.delay, walk=recipe.walk)
         elif recipe.method == "static":
             found = _static(self.scaled, self.feedthrough)
         else:
@@ -131,13 +142,16 @@ def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[
                 for focus in ("simulation", "prediction") if m else ("prediction",):
                     found.append(Recipe(method, size, focus, wide))
                 width = size * (size + m + 2 * p + 1) + p * (m + 1)
-                if length * p * width**2 <= REFINEMENT_WORK and method == "cva":
+                free = size * (m + 2 * p + 1) + p * (m + 1)
+                enough = length * p >= VALUES_PER_PARAMETER * free
+                if enough and length * p * width**2 <= REFINEMENT_WORK and method == "cva":
                     found.append(Recipe(method, size, found[-1].focus, wide, refined=True))
     if order is not None:
         return found
     longest = longest_lags(stretch.scaled)
     delays = (0, 1) if m and stretch.feedthrough else (1,)
     found += [Recipe("arx", k, "prediction", delay=delay) for k in LAGS if k <= longest for delay in delays]
+    found += regularized_recipes(length, m, p, delays)
     # Few samples for many channels: least squares needs a ridge, and no dynamics at all may be the best
     # guess.
     if longest < 8:
@@ -149,6 +163,17 @@ def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[
         ]
         found.append(Recipe("static", 0))
     return found
+
+
+def regularized_recipes(length: int, m: int, p: int, delays: tuple[int, ...]) -> list[Recipe]:
+    """Long autoregressions under a kernel prior, as long as the evidence is cheap and the record longer."""
+    return [
+        Recipe("varx", lags, "prediction", delay=delay, walk=walk)
+        for lags in REGULARIZED_LAGS
+        if lags <= length // 4 and p * (lags * (m + p)) ** 3 <= EVIDENCE_WORK
+        for delay in delays
+        for walk in (False, True)
+    ]
 
 
 def average(members: list[Realization]) -> Realization:

@@ -1,4 +1,4 @@
-"""One orthogonal factorization of a record, from which every weighting and every order is read."""
+"""One triangular factorization of a record, from which every weighting and every order is read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from realization.errors import DataError, ExcitationError, ExcitationWarning
+from realization.identification.gram import displaced_gram, lagged_products, standardized, time_last
 from realization.signals.data import IOData
 
-__all__ = ["Factorization", "Scaling", "Weighting", "factorize", "scale"]
+__all__ = [
+    "Factorization",
+    "Scaling",
+    "Weighting",
+    "cholesky_factor",
+    "factorize",
+    "scale",
+    "spectral_factor",
+]
 
 Array = NDArray[np.float64]
 Weighting = Literal["cva", "n4sid", "moesp"]
 EPS = float(np.finfo(float).eps)
+# Rounding of the Gram matrix enters with the square of the condition number. What chance leaves in a hundred
+# million samples is ten thousand times this.
+GRAM_ERROR = 1e-8
 
 
 class Scaling(NamedTuple):
@@ -39,14 +51,16 @@ def scale(data: IOData, caller: str) -> Scaling:
         (data.inputs, data.input_names, "input"),
         (data.y, data.output_names, "output"),
     ):
-        mean = values.mean(axis=0)
-        deviation = values.std(axis=0)
-        for column in np.flatnonzero(deviation <= 1e-13 * np.abs(values).max(axis=0, initial=0.0)):
+        moving, mean, deviation = standardized(np.ascontiguousarray(values))
+        # No sample is further than deviation * sqrt(T) from the mean: only these columns need a closer look.
+        for column in np.flatnonzero(deviation <= 2e-13 * np.abs(mean)):
+            if deviation[column] > 1e-13 * np.abs(values[:, column]).max():
+                continue
             raise DataError(
                 f"{caller}: {kind} {names[column]!r} is constant over the {data.length} samples, so "
                 "nothing can be learned about it. Leave it out, or take a record in which it moves."
             )
-        parts.append(((values - mean) / deviation, mean, deviation))
+        parts.append((moving, mean, deviation))
     (u, u_mean, u_scale), (y, y_mean, y_scale) = parts
     return Scaling(u, y, u_mean, y_mean, u_scale, y_scale)
 
@@ -70,6 +84,10 @@ class Factorization:
     n_inputs, n_outputs : int
     columns : int
         Columns of the Hankel matrices.
+    regular : bool
+        Whether the condition number allowed the Cholesky factor of the Gram matrix; else `R` is from QR.
+    floor : float
+        Size of rounding in `R` in units of its norm, where it is not that of an orthogonal factorization.
     """
 
     R: Array
@@ -77,6 +95,12 @@ class Factorization:
     n_inputs: int
     n_outputs: int
     columns: int
+    regular: bool = False
+    floor: float = 0.0
+
+    @cached_property
+    def _found(self) -> dict[Weighting, tuple[Array, Array]]:
+        return {}
 
     @property
     def future_u(self) -> Array:
@@ -103,7 +127,7 @@ class Factorization:
     @property
     def rounding(self) -> float:
         """Size below which a singular value of a part of `R` is rounding."""
-        return 20 * EPS * np.sqrt(self.R.shape[1]) * float(np.linalg.norm(self.R, 2))
+        return max(20 * EPS * np.sqrt(self.R.shape[1]), self.floor) * float(np.linalg.norm(self.R, 2))
 
     def subspace(self, weighting: Weighting) -> tuple[Array, Array]:
         r"""Extended observability matrix by a weighting: its directions, and their singular values.
@@ -119,6 +143,11 @@ class Factorization:
             Column `k` times singular value `k` adds to the observability matrix of orders above `k`.
         singular_values : ndarray, shape (r,)
         """
+        if weighting not in self._found:
+            self._found[weighting] = self._subspace(weighting)
+        return self._found[weighting]
+
+    def _subspace(self, weighting: Weighting) -> tuple[Array, Array]:
         i, m = self.block_rows, self.n_inputs
         inner = 2 * i * (m + self.n_outputs) - i * self.n_outputs
         explained = self.R[i * m : inner, -i * self.n_outputs :].T
@@ -137,7 +166,11 @@ class Factorization:
         i, m = self.block_rows, self.n_inputs
         stop = self.R.shape[1] - i * self.n_outputs
         past = self.R[:stop, i * m : stop].T
-        weight = _least_squares(self.R[i * m : stop, i * m : stop], explained.T, self.rounding).T
+        triangle = self.R[i * m : stop, i * m : stop]
+        if self.regular:
+            weight = scipy.linalg.solve_triangular(triangle, explained.T).T
+        else:
+            weight = _least_squares(triangle, explained.T, self.rounding).T
         left, values, _ = scipy.linalg.svd(weight @ past, full_matrices=False)
         return left, values / np.sqrt(self.columns)
 
@@ -164,6 +197,11 @@ class Factorization:
     def _projection(self, future_u: Array, past_u: Array, past_y: Array, future_y: Array) -> Array:
         """Future outputs along the future inputs onto the past, shape (c, width of `future_y`)."""
         past = np.hstack([past_u, past_y])
+        if self.regular:
+            ordered = np.hstack([future_u, past, future_y])
+            T = scipy.linalg.qr(ordered, mode="r", check_finite=False)[0]
+            k, s = future_u.shape[1], future_u.shape[1] + past.shape[1]
+            return past @ scipy.linalg.solve_triangular(T[k:s, k:s], T[k:s, s:])
         if future_u.shape[1]:
             Q, _ = scipy.linalg.qr(future_u, mode="economic")
             past_free, future_free = past - Q @ (Q.T @ past), future_y - Q @ (Q.T @ future_y)
@@ -185,14 +223,9 @@ def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
             f"{width + 2 * i} samples are needed for the Hankel matrices to have more columns than rows. "
             "Take fewer block rows, fewer channels or a longer record."
         )
-    R = np.zeros((0, width + 1))
-    step = max(4 * width, 2048)
-    for begin in range(0, columns, step):
-        stop = min(begin + step, columns)
-        rows = _hankel_rows(scaled, i, begin, stop)
-        stacked = np.vstack([R, rows]) if len(R) else rows
-        R = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: width + 1]
-    R = np.array(R[1:, 1:], dtype=float, order="C")
+    R = cholesky_factor(hankel_gram(scaled, i), i, m, p)
+    regular = R is not None
+    R = _orthogonal_factor(scaled, i, columns) if R is None else R
     if m:
         inputs = scipy.linalg.svd(R[: 2 * i * m, : 2 * i * m], compute_uv=False)
         if inputs[-1] <= 1e-6 * inputs[0]:
@@ -204,7 +237,66 @@ def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
                 ExcitationWarning,
                 stacklevel=4,
             )
-    return Factorization(R, i, m, p, columns)
+    return Factorization(R, i, m, p, columns, regular)
+
+
+def hankel_gram(scaled: Scaling, i: int) -> Array:
+    """Gram matrix of all windows of `2 i` samples about their mean, shape (2 i q, 2 i q), `q = m + p`."""
+    q, lags = scaled.u.shape[1] + scaled.y.shape[1], 2 * i
+    rows = time_last(scaled.u, scaled.y)
+    count = rows.shape[1] - lags + 1
+    products = np.ascontiguousarray(lagged_products(rows, rows, count, lags)[:, :q, :q])
+    head, tail = (np.ascontiguousarray(part[:q].T) for part in (rows[:, : lags - 1], rows[:, count:]))
+    gram = displaced_gram(products, head, tail, 1.0, 1.0)
+    entering = np.vstack([rows[:q, :count].sum(axis=1), tail - head])
+    sums = entering.cumsum(axis=0).reshape(-1)
+    return gram - np.outer(sums, sums / count)
+
+
+def cholesky_factor(gram: Array, i: int, m: int, p: int) -> Array | None:
+    r"""Upper factor in the order `[U_f, U_p, Y_p, Y_f]`, or `None` where its condition number forbids it.
+
+    Columns are brought to unit length first. $\kappa_1(R)$ is estimated from the factor in $O(c^2)$; where
+    there is no factor at all, $\kappa(G) > 1 / (c\,\epsilon)$ is shown.
+    """
+    order = _stacked_order(i, m, p)
+    sizes = np.sqrt(np.maximum(np.diag(gram), 0.0))[order]
+    if not (sizes > 0).all():
+        return None
+    factor, failed = scipy.linalg.lapack.dpotrf(gram[np.ix_(order, order)] / sizes / sizes[:, None], clean=1)
+    if failed:
+        return None
+    reciprocal, _ = scipy.linalg.lapack.dtrcon(factor)
+    if reciprocal**2 * GRAM_ERROR < EPS:
+        return None
+    return np.ascontiguousarray(factor * sizes)
+
+
+def spectral_factor(gram: Array, i: int, m: int, p: int) -> Array:
+    """Factor of a Gram matrix that is singular to rounding, by its eigenvalues: half of the digits hold."""
+    order = _stacked_order(i, m, p)
+    values, vectors = np.linalg.eigh(gram[np.ix_(order, order)])
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    return np.array(scipy.linalg.qr(root, mode="r", check_finite=False)[0], dtype=float, order="C")
+
+
+def _stacked_order(i: int, m: int, p: int) -> NDArray[np.intp]:
+    """Where the columns of `[U_f, U_p, Y_p, Y_f]` are in a window, sample after sample."""
+    index = np.arange(2 * i * (m + p)).reshape(2 * i, m + p)
+    u, y = index[:, :m], index[:, m:]
+    return np.concatenate([part.reshape(-1) for part in (u[i:], u[:i], y[:i], y[i:])])
+
+
+def _orthogonal_factor(scaled: Scaling, i: int, columns: int) -> Array:
+    """The same factor from the windows themselves, chunk by chunk; memory does not grow with the length."""
+    width = 2 * i * (scaled.u.shape[1] + scaled.y.shape[1])
+    R = np.zeros((0, width + 1))
+    step = max(4 * width, 2048)
+    for begin in range(0, columns, step):
+        rows = _hankel_rows(scaled, i, begin, min(begin + step, columns))
+        stacked = np.vstack([R, rows]) if len(R) else rows
+        R = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: width + 1]
+    return np.array(R[1:, 1:], dtype=float, order="C")
 
 
 def _hankel_rows(scaled: Scaling, i: int, begin: int, stop: int) -> Array:

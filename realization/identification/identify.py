@@ -75,7 +75,8 @@ def identify(
     r"""Identify a model in one call.
 
     Subspace models of both weightings and many orders, their refinements by prediction error, and
-    autoregressive models of many lags are estimated on a part of the record and judged on the rest by the
+    autoregressive models of many lags, plain and with a kernel prior, are estimated on a part of the record
+    and judged on the rest by the
     mean of their simulation and one-step fits; so are their combinations with a noise model of their own,
 
     $$y = G u + H e,$$
@@ -83,7 +84,7 @@ def identify(
     and the mean of the best paths $G$. Of those that the held-back parts cannot tell from the best, that of
     the lowest order is estimated again from the whole record, brought by balanced truncation to the lowest
     order that costs at most 0.1 percent of either fit (at most 40 states unless `max_order` says otherwise),
-    and its gain is refined.
+    and its gain is refined where the same refinement helps on the held-back parts.
 
     Parameters
     ----------
@@ -130,11 +131,12 @@ def identify(
     scaled = scale(record, "identify")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ranking = _ranking(scaled, order, max_order, feedthrough, stable)
+        folds = _folds(scaled, feedthrough, stable)
+        ranking = _ranking(scaled, folds, order, max_order)
         whole = Stretch(scaled, feedthrough=feedthrough, stable=stable)
         chosen, found = _best(ranking, whole)
         if order is None:
-            found = _finished(found, scaled, max_order, stable)
+            found = _finished(chosen, found, whole, folds, max_order or HIGHEST_ORDER)
     model = _in_balanced_coordinates(unscaled(scaled, found, record.dt))
     notes = _notes(found, model, [str(item.message) for item in caught if item.category is ExcitationWarning])
     for kind, text in notes:
@@ -185,10 +187,7 @@ def _folds(scaled: Scaling, feedthrough: bool, stable: bool) -> list[_Fold]:
     ]
 
 
-def _ranking(
-    scaled: Scaling, order: int | None, max_order: int | None, feedthrough: bool, stable: bool
-) -> list[_Judged]:
-    folds = _folds(scaled, feedthrough, stable)
+def _ranking(scaled: Scaling, folds: list[_Fold], order: int | None, max_order: int | None) -> list[_Judged]:
     tried = recipes(folds[0].stretch, order, max_order)
     if order is None and scaled.u.shape[1]:
         tried += [recipe._replace(noise=True) for recipe in tried]
@@ -292,14 +291,32 @@ def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]
     )
 
 
-def _finished(found: Realization, scaled: Scaling, max_order: int | None, stable: bool) -> Realization:
-    """Reduce, refine the gain, and keep what serves the one-step prediction at least as well."""
-    short = shortest(found, scaled, loss=FIT_LOSS, max_order=max_order or HIGHEST_ORDER)
+def _finished(
+    chosen: _Judged, found: Realization, whole: Stretch, folds: list[_Fold], max_order: int
+) -> Realization:
+    """Reduce and refine the gain as far as the same does no harm on the held-back parts."""
+    made = [(_made(chosen.members, fold.stretch), fold) for fold in folds]
+
+    def score(tuned: bool) -> float:
+        scores = []
+        for early, fold in made:
+            assert early is not None  # the candidate was judged on this fold
+            late = _finish(early, fold.stretch, max_order, tuned)
+            fit = np.array([f.mean() for f in fits(late, fold.held)])
+            scores.append(np.maximum(fit, -100)[0 if fold.held.u.shape[1] else 1 :].mean())
+        return float(np.mean(scores))
+
+    # Both are reduced to begin with: a gain that was refined without need is no gain.
+    return _finish(found, whole, max_order, score(True) > score(False))
+
+
+def _finish(found: Realization, stretch: Stretch, max_order: int, tuned: bool) -> Realization:
+    scaled = stretch.scaled
+    short = shortest(found, scaled, loss=FIT_LOSS, max_order=max_order)
     # A gain has n p entries: too few samples for them would spoil what the whole fit has found.
-    if not SAMPLES_PER_GAIN * short.K.size <= scaled.y.size <= 1e8 / max(short.K.size, 1):
+    if not tuned or not SAMPLES_PER_GAIN * short.K.size <= scaled.y.size <= 1e8 / max(short.K.size, 1):
         return short
-    tuned = refine(short, scaled, "gain", stable=stable, iterations=10)
-    return tuned if fits(tuned, scaled)[1].mean() > fits(short, scaled)[1].mean() else short
+    return refine(short, scaled, "gain", stable=stretch.stable, iterations=10)
 
 
 def _notes(

@@ -6,25 +6,35 @@ import warnings
 
 import numpy as np
 import scipy.linalg
+from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
 from realization.errors import ConvergenceWarning, RealizationError
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
 from realization.identification.regression import scaled_least_squares
-from realization.systems.responses import free_response, predictor_states
+from realization.systems.responses import free_response
 
-__all__ = ["innovation_covariance", "kalman_gain", "one_step_innovations"]
+__all__ = ["innovation_covariance", "kalman_gain", "noise_model", "one_step_innovations"]
 
 Array = NDArray[np.float64]
+CHUNK = 8192
 
 
 def kalman_gain(factorization: Factorization, observability: Array, A: Array, C: Array) -> Array:
-    r"""Kalman gain from the residuals $w, v$ of the state equations, shape (n, p).
+    """Kalman gain from the residuals of the state equations, shape (n, p); see `noise_model`."""
+    return noise_model(factorization, observability, A, C)[0]
 
-    Their joint covariance is positive semidefinite by construction, so the Riccati equation has a stabilizing
-    solution whatever the data (forced positive realness). A floor at the size of rounding stands in for noise
-    where the record has none.
+
+def noise_model(
+    factorization: Factorization, observability: Array, A: Array, C: Array, *, riccati: bool = True
+) -> tuple[Array, Array]:
+    r"""Kalman gain (n, p) and innovation covariance (p, p) from the residuals $w, v$ of the state equations.
+
+    Their joint covariance is positive semidefinite by construction, so the Riccati equation has a
+    stabilizing solution whatever the data (forced positive realness). A floor at the size of rounding
+    stands in for noise where the record has none. Without `riccati` the residuals are taken as $w = K e$,
+    $v = e$, which holds for the states of a long past, unless the predictor that follows is unstable.
     """
     x, x_next, u, y = factorization.states(observability)
     equations = np.hstack([x_next - x @ A.T, y - x @ C.T])
@@ -34,31 +44,53 @@ def kalman_gain(factorization: Factorization, observability: Array, A: Array, C:
     joint = equations.T @ equations / count
     joint = (joint + joint.T) / 2
     Q, R, S = joint[:n, :n], joint[n:, n:], joint[:n, n:]
+    if n == 0:
+        return np.zeros((0, len(C))), R
     Q = Q + 1e-24 * np.trace(x.T @ x) / count * np.eye(n)
     R = R + (1e-8 * np.trace(R) / len(R) + 1e-24) * np.eye(len(R))
+    if not riccati:
+        K = np.linalg.solve(R, S.T).T
+        if np.abs(np.linalg.eigvals(A - K @ C)).max() < 1:
+            return K, R
     size = max(np.trace(Q) / n, np.trace(R) / len(R))
     try:
-        return dare(A, C, Q / size, R / size, S / size).K
+        found = dare(A, C, Q / size, R / size, S / size)
     except RealizationError as error:
         warnings.warn(
             f"no Kalman gain was found ({error}); the model predicts by simulation alone (K = 0).",
             ConvergenceWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-        return np.zeros((n, len(C)))
+        return np.zeros((n, len(C))), R
+    return found.K, found.Re * size
 
 
 def one_step_innovations(
     A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array
 ) -> tuple[Array, Array]:
     """Innovations of a record with the best first state for them, and that state."""
-    states = predictor_states(A, B, C, D, K, u, y)
-    e = y - states @ C.T - u @ D.T
+    transition, entry = A - K @ C, np.hstack([B - K @ D, K])
+    e, state = np.empty_like(y), np.zeros(len(A))
+    for begin in range(0, len(y), CHUNK):
+        part = slice(begin, min(begin + CHUNK, len(y)))
+        states, state = lti_scan(transition, entry, np.hstack([u[part], y[part]]), state)
+        e[part] = y[part] - states @ C.T - u[part] @ D.T
     if len(A) == 0:
         return e, np.zeros(0)
-    basis = free_response(A - K @ C, C, len(u)).reshape(-1, len(A))
-    x0 = scaled_least_squares(basis, e.reshape(-1))
-    return e - (basis @ x0).reshape(e.shape), x0
+    length = _memory(transition, len(y))
+    basis = free_response(transition, C, length).reshape(-1, len(A))
+    x0 = scaled_least_squares(basis, e[:length].reshape(-1))
+    e[:length] -= (basis @ x0).reshape(length, -1)
+    return e, x0
+
+
+def _memory(A: Array, longest: int) -> int:
+    """Samples after which a first state is below all rounding, at most `longest`."""
+    power, length, size = A, 1, np.linalg.norm(A)
+    while length < longest and 1e-20 < size < 1e100:
+        power, length = power @ power, 2 * length
+        size = np.linalg.norm(power)
+    return min(length, longest) if size <= 1e-20 else longest
 
 
 def innovation_covariance(e: Array) -> Array:

@@ -12,10 +12,12 @@ from realization.identification.factorization import Scaling
 from realization.identification.noise import innovation_covariance, one_step_innovations
 from realization.systems.models import InnovationsModel
 
-__all__ = ["Realization", "errors", "fits", "part", "reflect_poles", "spread", "unscaled"]
+__all__ = ["Realization", "errors", "fits", "longest_memory", "part", "reflect_poles", "spread", "unscaled"]
 
 Array = NDArray[np.float64]
 STABLE_RADIUS = 0.9999
+# Time constants that a record must hold for a predictor's memory to be read from it.
+CONSTANTS_PER_RECORD = 5
 
 
 class Realization(NamedTuple):
@@ -68,6 +70,17 @@ def reflect_poles(A: Array) -> Array:
             T[block, block] *= min(1 / modulus, STABLE_RADIUS) / modulus
         k += size
     return Z @ T @ Z.T
+
+
+def longest_memory(A: Array, length: int) -> float:
+    """Largest modulus of a predictor's pole that a record of this length can vouch for.
+
+    A predictor that forgets over a good part of the record has fitted the record's beginning, and carries
+    every later shift of level along (the pile-up of zeros of a moving average at the unit circle). What the
+    model itself remembers, its predictor may.
+    """
+    own = np.abs(np.linalg.eigvals(A)).max(initial=0.0)
+    return float(min(max(np.exp(-CONSTANTS_PER_RECORD / length), 1.0001 * own), 0.99999))
 
 
 def part(scaled: Scaling, begin: int, stop: int) -> Scaling:

@@ -7,7 +7,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
-from realization.identification.realization import Realization, fits
+from realization.identification.realization import Realization, fits, longest_memory
 from realization.systems.responses import predictor_states
 
 __all__ = ["Balanced", "shortest"]
@@ -62,10 +62,11 @@ def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int
         return found
     wanted = _corrected(found, scaled) - loss
     balanced = Balanced(found, scaled)
+    memory = max(longest_memory(found.A, len(scaled.y)), _forgetting(found))
     least, most = None, -np.inf
     for order in (*(k for k in TRIED if k < limit), limit):
         candidate = balanced.truncated(order)
-        if not _usable(candidate):
+        if not _usable(candidate, memory):
             continue
         fit = _corrected(candidate, scaled)
         if (fit >= wanted).all():
@@ -75,11 +76,15 @@ def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int
     return found if n <= limit or least is None else least
 
 
-def _usable(candidate: Realization) -> bool:
+def _usable(candidate: Realization, memory: float) -> bool:
     if not all(np.isfinite(matrix).all() for matrix in candidate[:5]):
         return False
-    predictor = np.abs(np.linalg.eigvals(candidate.A - candidate.K @ candidate.C)).max(initial=0.0)
-    return bool(candidate.radius < 1 and predictor < 1)
+    return bool(candidate.radius < 1 and _forgetting(candidate) < min(memory, 1.0))
+
+
+def _forgetting(found: Realization) -> float:
+    """Largest modulus of a pole of the predictor."""
+    return float(np.abs(np.linalg.eigvals(found.A - found.K @ found.C)).max(initial=0.0))
 
 
 def _corrected(found: Realization, scaled: Scaling) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realization.errors import RealizationError
-from realization.filtering.innovations import innovations, whiteness_test
+from realization.identification.residuals import residual_tests
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
@@ -155,8 +155,8 @@ def _whiteness(fit: Identification) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            e = innovations(fit.model, fit.data).e
-            test = whiteness_test(e, u=fit.data.u)
+            tests = residual_tests(fit.model, fit.data)
+            test = tests.whiteness
     except RealizationError as error:
         return f"Innovations\n-----------\nnot tested: {error}"
     outside = np.abs(test.autocorrelations[1:]) > test.bound
@@ -167,11 +167,14 @@ def _whiteness(fit: Identification) -> str:
         f"{verdict} at level {test.alpha:g} (p = {test.p_value:.3g}); {100 * outside.mean():.1f} % of the "
         f"autocorrelations lie outside ±{test.bound:.3f}",
     ]
-    if test.cross_p_value is not None:
-        lines.append(
-            f"{'independent of' if test.is_independent else 'correlated with'} the inputs (p = "
-            f"{test.cross_p_value:.3g})"
-        )
+    if fit.data.n_inputs:
+        least, after = float(tests.dynamics.min()), float(tests.feedback.min())
+        count = tests.dynamics.size
+        # The least of several probabilities: each is asked for its share of the level.
+        seen = "correlated with" if least < test.alpha / count else "independent of"
+        lines.append(f"{seen} the inputs before them (least p = {least:.3g})")
+        if after < test.alpha / count:
+            lines.append(f"correlated with later inputs (least p = {after:.3g}): there is feedback")
     return "\n".join(lines)
 
 

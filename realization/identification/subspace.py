@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import scipy.linalg
-from bmojo_kernels import lti_scan
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, ExcitationError, OrderWarning, RankError, StabilityWarning
-from realization.identification.factorization import Factorization, Scaling, Weighting, factorize, scale
-from realization.identification.noise import kalman_gain
-from realization.identification.realization import Realization, reflect_poles, unscaled
-from realization.identification.regression import InputPath, input_path
+from realization.errors import DataError, ExcitationError, RankError
+from realization.identification.factorization import Weighting, factorize, scale
+from realization.identification.matrices import Focus, realize
+from realization.identification.order import select_order
+from realization.identification.realization import unscaled
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
 
 __all__ = ["SubspaceResult", "cva", "moesp", "n4sid"]
 
 Array = NDArray[np.float64]
-Focus = Literal["simulation", "prediction"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +94,10 @@ def n4sid(
     data : IOData
         Output-only records are taken too.
     order : int, optional
-        States; when left out, the number of canonical correlations of past and future that exceed what
-        independent noise shows (1.5 times the edge of the limiting law of their squares).
+        States; when left out, the larger of two counts: canonical correlations of past and future that
+        exceed what independent noise shows (1.5 times the edge of the limiting law of their squares), and
+        the order that the Bayesian information criterion takes for the next output and for the innovations
+        alike.
     block_rows : int, optional
         Block rows `i` of the past and of the future; order at most `(i - 1) p`. Chosen from the record's
         length when left out.
@@ -150,11 +148,11 @@ def n4sid(
     record = as_data(data)
     _check_options(order, block_rows, weighting, feedthrough, focus, max_order)
     scaled = scale(record, "n4sid")
-    rows = _block_rows(record, block_rows, order, max_order)
+    rows = default_rows(record, block_rows, order, max_order, "n4sid")
     factorization = factorize(scaled, rows, "n4sid")
     correlations = factorization.subspace("cva")[1]
     if order is None:
-        order = select_order(factorization, correlations, min(max_order, (rows - 1) * record.n_outputs))
+        order = select_order(factorization, min(max_order, (rows - 1) * record.n_outputs))
     found = realize(
         scaled,
         factorization,
@@ -240,126 +238,14 @@ def cva(data: IOData | ArrayLike, order: int | None = None, **options: object) -
     return n4sid(data, order, weighting="cva", **options)  # pyright: ignore[reportArgumentType]
 
 
-def realize(
-    scaled: Scaling,
-    factorization: Factorization,
-    order: int,
-    *,
-    weighting: Weighting,
-    feedthrough: bool | Literal["auto"],
-    focus: Focus,
-    offset: bool,
-    stable: bool,
-) -> Realization:
-    """Realization of one order and weighting from a factorization."""
-    directions, values = factorization.subspace(weighting)
-    available = min(len(values), len(directions) - factorization.n_outputs)
-    if order > available:
-        raise RankError(
-            f"n4sid: order {order} came; block_rows={factorization.block_rows} and this record support at "
-            f"most {available}. Take a lower order or more block rows."
-        )
-    observability = directions[:, :order] * np.sqrt(values[:order])
-    A, C = _shift(observability, factorization.n_outputs)
-    radius = np.abs(np.linalg.eigvals(A)).max(initial=0.0)
-    stabilized = bool(stable and radius >= 1)
-    if stabilized:
-        warnings.warn(
-            f"n4sid: the estimate of order {order} had a pole of modulus {radius:.6g}; it was moved to "
-            f"its mirror "
-            "image in the unit circle. If the plant is unstable, ask for stable=False.",
-            StabilityWarning,
-            stacklevel=4,
-        )
-        A = reflect_poles(A)
-    K = kalman_gain(factorization, observability, A, C) if order else np.zeros((0, factorization.n_outputs))
-    # The simulation of an unstable or an input-free model says nothing about its outputs.
-    predicted = focus == "prediction" or (radius >= 1 and not stable) or factorization.n_inputs == 0
-    path, direct = input_matrices(
-        A, C, K, scaled, feedthrough=feedthrough, predicted=predicted, offset=offset
-    )
-    return Realization(A, path.B, C, path.D, K, path.offset, path.x0, direct, stabilized)
-
-
-def select_order(factorization: Factorization, correlations: Array, highest: int) -> int:
-    """Number of canonical correlations above what independent noise of this size shows, up to `highest`."""
-    significant = int((correlations**2 > noise_edge(factorization)).sum())
-    if significant > highest:
-        warnings.warn(
-            f"{significant} canonical correlations are significant and the order {highest} is the limit "
-            f"of what "
-            "was searched; raise max_order or block_rows.",
-            OrderWarning,
-            stacklevel=3,
-        )
-    return min(significant, highest)
-
-
-def noise_edge(factorization: Factorization) -> float:
-    r"""Square of a canonical correlation that independent noise stays below.
-
-    $\lambda_+ = (\sqrt{a (1 - b)} + \sqrt{b (1 - a)})^2$ with $a$, $b$ the numbers of future and past
-    variables for each sample; half as much again for the spread about the edge and the overlap of the
-    windows.
-    """
-    i, m, p = factorization.block_rows, factorization.n_inputs, factorization.n_outputs
-    samples = factorization.columns - i * m
-    a, b = min(i * p / samples, 0.5), min(i * (m + p) / samples, 0.5)
-    edge = (np.sqrt(a * (1 - b)) + np.sqrt(b * (1 - a))) ** 2
-    return float(min(1.5 * edge, (1 + edge) / 2))
-
-
-def _shift(observability: Array, p: int) -> tuple[Array, Array]:
-    if observability.shape[1] == 0:
-        return np.zeros((0, 0)), np.zeros((p, 0))
-    return scipy.linalg.lstsq(observability[:-p], observability[p:])[0], observability[:p]
-
-
-def input_matrices(
-    A: Array,
-    C: Array,
-    K: Array,
-    scaled: Scaling,
-    *,
-    feedthrough: bool | Literal["auto"],
-    predicted: bool,
-    offset: bool,
-) -> tuple[InputPath, bool]:
-    """`B`, `D`, `x0` and the offset of the outputs, and whether there is a feedthrough.
-
-    `predicted` fits the one-step prediction, which is linear in `B - K D` and `D`; else the simulation.
-    """
-    u, target, transition = scaled.u, scaled.y, A
-    length, p = target.shape
-    constant = np.broadcast_to(np.eye(p), (length, p, p)) if offset else None
-    if predicted:
-        transition = A - K @ C
-        target = scaled.y - lti_scan(transition, K, scaled.y)[0] @ C.T
-        if offset:
-            steps = [lti_scan(transition, K[:, j : j + 1], np.ones((length, 1)))[0] @ C.T for j in range(p)]
-            constant = np.eye(p) - np.stack(steps, axis=2)
-
-    def fitted(direct: bool) -> InputPath:
-        path = input_path(transition, C, u, target, feedthrough=direct, constant=constant)
-        path = path._replace(offset=path.offset if offset else np.zeros(p))
-        return path._replace(B=path.B + K @ path.D) if predicted else path
-
-    if u.shape[1] == 0 or feedthrough != "auto":
-        direct = bool(feedthrough) and u.shape[1] > 0
-        return fitted(direct), direct
-    without, with_direct = fitted(False), fitted(True)
-    floor = 1e-24 * length  # what exact data leave is rounding, and no evidence
-    gain = length * np.log((without.squares + floor) / (with_direct.squares + floor)).sum()
-    return (with_direct, True) if gain > u.shape[1] * p * np.log(length) else (without, False)
-
-
-def _block_rows(record: IOData, asked: int | None, order: int | None, max_order: int) -> int:
+def default_rows(record: IOData, asked: int | None, order: int | None, max_order: int, caller: str) -> int:
+    """Block rows as asked for, or as many as suit the record's length and the order."""
     p, channels = record.n_outputs, record.n_inputs + record.n_outputs
     least = 2 if order is None else 2 + (order - 1) // p
     if asked is not None:
         if order is not None and asked < least:
             raise RankError(
-                f"n4sid: order {order} with {p} outputs needs block_rows of at least {least}, not {asked}."
+                f"{caller}: order {order} with {p} outputs needs block_rows of at least {least}, not {asked}."
             )
         return asked
     wanted = max(15, least + 3)
@@ -369,7 +255,7 @@ def _block_rows(record: IOData, asked: int | None, order: int | None, max_order:
     rows = min(wanted, max(generous, min(least, possible)))
     if rows < least:
         raise ExcitationError(
-            f"n4sid: {record.length} samples with {record.n_inputs} inputs and {p} outputs came; "
+            f"{caller}: {record.length} samples with {record.n_inputs} inputs and {p} outputs came; "
             f"{'an order to be chosen' if order is None else f'order {order}'} needs at least {least} "
             f"block rows, and so {2 * least * (channels + 1)} samples. Take a longer record, fewer "
             "channels or a lower order."

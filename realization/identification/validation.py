@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, ShapeError
+from realization.signals.fit import percent_of_spread
 
 __all__ = ["fit_percent"]
 
@@ -52,14 +53,7 @@ def fit_percent(y: ArrayLike, y_hat: ArrayLike) -> NDArray[np.float64]:
         raise ShapeError(
             f"fit_percent: y is {measured.shape} and y_hat is {modelled.shape}; they must be alike."
         )
-    spread = np.linalg.norm(measured - measured.mean(axis=0), axis=0)
-    rounding = 1e-14 * np.abs(measured).max(axis=0, initial=0.0) * np.sqrt(len(measured))
-    for column in np.flatnonzero(spread <= rounding):
-        raise DataError(
-            f"fit_percent: output {column} (counted from 0) is constant over the record, so a fit in "
-            "percent of its spread is not defined. Leave it out."
-        )
-    return 100 * (1 - np.linalg.norm(measured - modelled, axis=0) / spread)
+    return percent_of_spread(measured, np.linalg.norm(measured - modelled, axis=0), "fit_percent")
 
 
 def _columns(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -1,27 +1,32 @@
-r"""Pictures of models: Hankel singular values, poles, impulse response, memory."""
+r"""Pictures of models: Hankel singular values, impulse response, memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError
+from realization.memory import MemoryCurve
 from realization.plot.style import COLOURS, DASHED, axes_of, count_axis, finite, legend, style
 from realization.systems.models import StateSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["hankel_singular_values", "impulse_response", "memory", "poles"]
+__all__ = ["hankel_singular_values", "impulse_response", "memory", "memory_curve"]
+
+Array = NDArray[np.float64]
 
 
-def hankel_singular_values(hsv: ArrayLike, order: int | None = None, *, ax: Axes | None = None) -> Axes:
+def hankel_singular_values(
+    hsv: ArrayLike, order: int | None = None, *, bound: bool = False, ax: Axes | None = None
+) -> Axes:
     r"""Hankel singular values on a logarithmic scale, those of the kept order in colour.
 
-    $$\sigma_i = \sqrt{\lambda_i(W_c W_o)}$$
+    $$\sigma_i = \sqrt{\lambda_i(W_c W_o)}, \qquad \|G - G_r\|_\infty \le 2 \sum_{i > r} \sigma_i$$
 
     Parameters
     ----------
@@ -29,6 +34,8 @@ def hankel_singular_values(hsv: ArrayLike, order: int | None = None, *, ax: Axes
         Largest first. Exact zeros are drawn at machine precision times the largest.
     order : int, optional
         How many are kept; all when left out.
+    bound : bool
+        Draw, at each order `r`, the bound on the error that balanced truncation to it leaves.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure when left out.
 
@@ -43,7 +50,7 @@ def hankel_singular_values(hsv: ArrayLike, order: int | None = None, *, ax: Axes
 
     References
     ----------
-    A. C. Antoulas, *Approximation of Large-Scale Dynamical Systems*, SIAM 2005, section 5.4.
+    A. C. Antoulas, *Approximation of Large-Scale Dynamical Systems*, SIAM 2005, sections 5.4 and 7.2.
 
     Examples
     --------
@@ -71,69 +78,16 @@ def hankel_singular_values(hsv: ArrayLike, order: int | None = None, *, ax: Axes
         if kept < len(values):
             ax.semilogy(index[kept:], shown[kept:], "o", color=COLOURS["baseline"], label="left out")
             ax.axvline(kept + 0.5, color=COLOURS["baseline"], linewidth=1, linestyle=DASHED)
+        if bound and len(values) > 1:
+            tail = 2 * np.cumsum(shown[::-1])[::-1][1:]
+            ax.plot(
+                index[:-1], tail, drawstyle="steps-mid", color=COLOURS["data"], linewidth=1.2,
+                label="error bound of this order",
+            )  # fmt: skip
+        if kept < len(values) or bound:
             legend(ax)
         ax.set(xlabel="state, by importance", ylabel="Hankel singular value", xlim=(0.4, len(values) + 0.6))
         count_axis(ax)
-    return ax
-
-
-def poles(model: StateSpace, *, ax: Axes | None = None) -> Axes:
-    r"""Poles against the border of stability: the unit circle, or the imaginary axis in continuous time.
-
-    $$\det(\lambda_i I - A) = 0$$
-
-    Parameters
-    ----------
-    model : StateSpace
-        With at least one state.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure when left out.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    DataError
-        If the model has no state, hence no pole.
-
-    References
-    ----------
-    T. Kailath, *Linear Systems*, Prentice-Hall 1980, section 2.6.
-
-    Examples
-    --------
-    >>> import matplotlib; matplotlib.use("Agg")
-    >>> import realization.plot as plot
-    >>> from realization.systems.models import StateSpace
-    >>> ax = plot.poles(StateSpace([[0.5]], [[1.0]], [[1.0]]))
-    >>> ax.lines[-1].get_xydata().tolist()
-    [[0.5, 0.0]]
-    """
-    if model.n_states == 0:
-        raise DataError("poles: the model has no state, hence no pole to draw.")
-    values = model.poles
-    reach = float(np.abs(values).max())
-    with style():
-        ax = axes_of(ax, (4.2, 4.2))
-        ax.axhline(0, color="#e3e6ea", linewidth=1)
-        ax.axvline(0, color="#e3e6ea", linewidth=1)
-        if model.dt == 0:
-            reach = 1.15 * reach if reach else 1.0
-            ax.axvspan(-reach, 0, color=COLOURS["fading"], alpha=0.07, linewidth=0)
-            ax.set(xlim=(-reach, max(0.25 * reach, 1.15 * values.real.max())), ylim=(-reach, reach))
-            ax.text(-0.95 * reach, -0.95 * reach, "fades", va="bottom", color=COLOURS["fading"])
-            ax.set(xlabel="real part, 1/s", ylabel="imaginary part, rad/s")
-        else:
-            reach = 1.12 * max(reach, 1.0)
-            angle = np.linspace(0, 2 * np.pi, 361)
-            ax.fill(np.cos(angle), np.sin(angle), color=COLOURS["fading"], alpha=0.07, linewidth=0)
-            ax.plot(np.cos(angle), np.sin(angle), color=COLOURS["baseline"], linewidth=1.2)
-            ax.text(reach, -reach, "inside: fades", ha="right", va="bottom", color=COLOURS["fading"])
-            ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="real part", ylabel="imaginary part")
-            ax.set(aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-        ax.plot(values.real, values.imag, "x", color=COLOURS["fading"], markersize=8, markeredgewidth=2.2)
     return ax
 
 
@@ -246,14 +200,98 @@ def memory(curves: Mapping[str, ArrayLike], *, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_of(ax, (7.0, 2.8))
         for name, colour, values in drawn:
-            edges = np.arange(len(values) + 1) + 0.5
-            ax.stairs(values, edges, fill=True, color=colour, alpha=0.1)
-            ax.stairs(values, edges, color=colour, linewidth=2.2, label=name)
+            _stairs(ax, np.arange(1, len(values) + 1), values, colour, name)
         ax.set(xlabel=r"lag $k$, samples ago", ylabel=r"memory of $u_{t-k}$", ylim=(0, None))
         ax.set_xlim(0.5, max(len(values) for *_, values in drawn) + 0.5)
         count_axis(ax)
         legend(ax)
     return ax
+
+
+def memory_curve(
+    curve: MemoryCurve,
+    *,
+    quantity: Literal["memory", "information", "fisher"] = "memory",
+    window: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Memory curve of a model, beside that of a window with as many states.
+
+    $$m_k = \operatorname{tr} R_k^T W^{-1} R_k, \qquad R_k = A^{k-1} B$$
+
+    Parameters
+    ----------
+    curve : MemoryCurve
+        What `rz.memory_curve` gave.
+    quantity : {"memory", "information", "fisher"}
+        Share of the variance that is left, mutual information, or Fisher memory. Infinite entries (an input
+        that the state determines) are drawn as triangles at the upper edge.
+    window : bool
+        Draw the window of `n // m` inputs too; for `"memory"` alone, since the others are infinite in it.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    DataError
+        If `quantity` is another one.
+
+    References
+    ----------
+    S. Ganguli, D. Huh, H. Sompolinsky, *Memory traces in dynamical systems*, Proceedings of the National
+    Academy of Sciences 105 (2008) 18970-18975.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> import realization as rz
+    >>> curve = rz.memory_curve(rz.StateSpace([[0.5]], [[1.0]], [[1.0]]), 3)
+    >>> rz.plot.memory_curve(curve).get_legend().get_texts()[1].get_text()
+    'this model (1 state, capacity 1)'
+    """
+    labels = {
+        "memory": r"memory of $u_{t-k}$",
+        "information": r"information on $u_{t-k}$, nats",
+        "fisher": r"Fisher memory of $u_{t-k}$",
+    }
+    if quantity not in labels:
+        raise DataError(f"memory_curve: quantity={quantity!r} came; it must be one of {', '.join(labels)}.")
+    values, lags = getattr(curve, quantity), curve.lags
+    finite_ones = np.isfinite(values)
+    states = f"{curve.n_states} state{'' if curve.n_states == 1 else 's'}"
+    with style():
+        ax = axes_of(ax, (7.0, 2.8))
+        if window and quantity == "memory":
+            length = curve.n_states // curve.n_inputs
+            _stairs(ax, lags, curve.window(), COLOURS["window"], f"window of {length}")
+        shown = np.where(finite_ones, values, 0.0)
+        _stairs(ax, lags, shown, COLOURS["fading"], f"this model ({states}, capacity {curve.capacity:.3g})")
+        ax.set(xlabel=r"lag $k$, samples ago", ylabel=labels[quantity])
+        ax.set_ylim(0, None if shown.any() else 1)
+        if not finite_ones.all():
+            ax.plot(
+                lags[~finite_ones], np.full((~finite_ones).sum(), 0.96), "^", color=COLOURS["fading"],
+                markersize=5, transform=ax.get_xaxis_transform(), label="infinite: determined",
+            )  # fmt: skip
+        ax.set_xlim(lags.min() - 0.5, lags.max() + 0.5)
+        count_axis(ax)
+        legend(ax)
+    return ax
+
+
+def _stairs(ax: Axes, lags: ArrayLike, values: Array, colour: str, label: str) -> None:
+    """One step per lag, filled; lags that are not consecutive are drawn as far as half-way to the next."""
+    places = np.asarray(lags, dtype=float)
+    order = np.argsort(places)
+    places, values = places[order], values[order]
+    middles = (places[1:] + places[:-1]) / 2
+    edges = np.concatenate([[places[0] - 0.5], middles, [places[-1] + 0.5]])
+    ax.stairs(values, edges, fill=True, color=colour, alpha=0.1)
+    ax.stairs(values, edges, color=colour, linewidth=2.2, label=label)
 
 
 def _colour(meaning: str) -> str:

@@ -15,7 +15,12 @@ from realization.errors import DataError, ShapeError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "DASHED", "axes_of", "column", "count_axis", "finite", "legend", "style"]
+    from realization.systems import StateSpace
+
+__all__ = [
+    "COLOURS", "DASHED", "LINES", "axes_of", "column", "count_axis", "finite", "legend", "named", "pyplot",
+    "style",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -33,6 +38,9 @@ COLOURS: Mapping[str, str] = {
 
 DASHED = (0, (4, 3))
 """Dashes of a line that is a limit, not data."""
+
+LINES = (("fading", "-"), ("window", (0, (5, 1.5))), ("eidetic", (0, (2, 1.2))), ("weights", "-."))
+"""Colour and dashes of the first, second, third and fourth model of a picture."""
 
 INK = "#3a434f"
 
@@ -106,6 +114,16 @@ def pyplot() -> ModuleType:
             "pictures need matplotlib, which is not here: pip install 'realization[plot]'"
         ) from None
     return matplotlib.pyplot
+
+
+def named(models: StateSpace | Mapping[str, StateSpace], caller: str) -> Mapping[str, StateSpace]:
+    """The models of a picture by their labels; one model alone is called "model"."""
+    found = models if isinstance(models, Mapping) else {"model": models}
+    if not 1 <= len(found) <= len(LINES):
+        raise DataError(
+            f"{caller}: {len(found)} models came; 1 to {len(LINES)} can be told apart in a picture."
+        )
+    return found
 
 
 def legend(ax: Axes) -> None:

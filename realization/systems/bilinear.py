@@ -28,11 +28,17 @@ def to_continuous(system: System, caller: str) -> System:
     return System(A, ROOT_TWO * B, ROOT_TWO * C, system.D - system.C @ B, system.weight)
 
 
-def to_discrete(system: System) -> System:
-    r"""Discrete system with $G(z) = G_c(s)$ for $z = (1 + s) / (1 - s)$, and the same gramians."""
+def to_discrete(system: System, rate: float = 1.0) -> System:
+    r"""Discrete system with $G(z) = G_c(s)$ for $s = \gamma (z - 1) / (z + 1)$, and the same gramians.
+
+    Its direct term is the gain at $s = \gamma$, the `rate`.
+    """
     n = len(system.A)
-    minus = np.eye(n) - system.A
-    reached = np.asarray(np.linalg.solve(minus, np.hstack([np.eye(n) + system.A, system.B])), dtype=float)
+    minus = rate * np.eye(n) - system.A
+    reached = np.asarray(
+        np.linalg.solve(minus, np.hstack([rate * np.eye(n) + system.A, system.B])), dtype=float
+    )
     A, B = reached[:, :n], reached[:, n:]
     C = np.asarray(np.linalg.solve(minus.T, system.C.T).T, dtype=float)
-    return System(A, ROOT_TWO * B, ROOT_TWO * C, system.D + system.C @ B, system.weight)
+    scale = float(np.sqrt(2.0 * rate))
+    return System(A, scale * B, scale * C, system.D + system.C @ B, system.weight)

@@ -1,4 +1,4 @@
-"""Stabilizing solutions of continuous-time Riccati equations by structured doubling."""
+"""Stabilizing solutions of Riccati equations by structured doubling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from realization.errors import ConvergenceError
 from realization.systems.lyapunov import EPS
 
-__all__ = ["stabilizing_solutions"]
+__all__ = ["doubled", "stabilizing_solutions"]
 
 Array = NDArray[np.float64]
 STEPS = 60
@@ -98,18 +98,32 @@ def _doubled(F: Array, G: Array, H: Array, shift: float) -> tuple[Array, Array]:
         moved = F - shift * identity
         inverse = np.linalg.inv(moved)
         across = np.linalg.inv(moved.T + H @ inverse @ G)
-        E = identity + 2 * shift * across.T
-        G = _symmetric(2 * shift * inverse @ G @ across)
-        H = _symmetric(2 * shift * across @ H @ inverse)
+    except np.linalg.LinAlgError:
+        return np.full(F.shape, np.nan), np.full(F.shape, np.nan)
+    E = identity + 2 * shift * across.T
+    return doubled(
+        E, _symmetric(2 * shift * inverse @ G @ across), _symmetric(2 * shift * across @ H @ inverse)
+    )
+
+
+def doubled(E: Array, G: Array, H: Array) -> tuple[Array, Array]:
+    r"""Stabilizing solutions of a discrete-time Riccati equation and of its dual.
+
+    $$X = E^\top X (I + G X)^{-1} E + H, \qquad Y = E\, Y (I + H Y)^{-1} E^\top + G$$
+
+    What does not exist comes back as NaN.
+    """
+    identity = np.eye(len(E))
+    try:
         for _ in range(STEPS):
             W = np.linalg.solve(identity + G @ H, np.hstack([E, G]))
-            WE, WG = W[:, : len(F)], W[:, len(F) :]
+            WE, WG = W[:, : len(E)], W[:, len(E) :]
             step = _symmetric(E.T @ H @ WE)
             E, G, H = E @ WE, _symmetric(G + E @ WG @ E.T), H + step
             if not np.linalg.norm(step) > EPS * np.linalg.norm(H):
                 break
     except np.linalg.LinAlgError:
-        return np.full(F.shape, np.nan), np.full(F.shape, np.nan)
+        return np.full(E.shape, np.nan), np.full(E.shape, np.nan)
     return H, G
 
 

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from realization.errors import ConvergenceError, DataError, RankError, UnstableError
 from realization.systems.bilinear import to_continuous, to_discrete
-from realization.systems.doubling import stabilizing_solutions
 from realization.systems.lyapunov import EPS, lyapunov_factor
 from realization.systems.models import StateSpace
 from realization.systems.norms import hinf_norm
 from realization.systems.projection import (
+    Factors,
     Method,
     Parts,
     System,
@@ -26,6 +25,7 @@ from realization.systems.projection import (
     reduced_system,
     warn_unless_stable,
 )
+from realization.systems.spectral_factor import phase_factor, spectral_factor
 
 __all__ = ["StochasticTruncation", "balanced_stochastic_truncation"]
 
@@ -177,26 +177,30 @@ def balanced_stochastic_truncation(
     parts = Parts.of(model)
     stable = parts.stable if model.dt == 0 else to_continuous(parts.stable, NAME)
     driven = _regularized(stable, alpha)
-    A, weighted, discrete = parts.stable.A, parts.stable.B @ parts.stable.weight, model.dt != 0
-    reach = lyapunov_factor(A, weighted, discrete=discrete)
-    read, write = _spectral_factors(driven, reach)
-    read = read @ (A + np.eye(len(A))) / np.sqrt(2.0) if discrete else read
-    sight = lyapunov_factor(A, read.T, discrete=discrete, transposed=True)
-    factors = balanced(reach, sight)
-    if factors.hsv.max(initial=0.0) > 1 + 1e-5:
-        raise ConvergenceError(
-            f"{NAME}: a singular value of the phase came out as {factors.hsv[0]:.6g}; none can exceed 1. The "
-            "gain spans so many decades that its square is lost in rounding: give alpha > 0, a gain below "
-            "which the error may be absolute, or a larger one."
-        )
+    _check_rank(driven)
+    weighted = parts.stable.B @ parts.stable.weight
+    reach = lyapunov_factor(parts.stable.A, weighted, discrete=model.dt != 0)
+    factor = spectral_factor(driven, NAME)
+    factors = _within_one(balanced(reach, phase_factor(factor)))
     kept = kept_states(NAME, factors.hsv, order, parts.unstable)
     small = reduced_system(stable, factors, kept, method, match_dc, 0.0)
     reduced = small if model.dt == 0 else to_discrete(small)
     result = assembled(NAME, model, parts, reduced)
     warn_unless_stable(NAME, result, reduced.A, "the cut falls between equal values of the phase")
     bound = _bound(factors.hsv[kept:])
-    relative = _whitened(driven, _regularized(small, alpha), write)
+    relative = factor.whitened(to_discrete(_regularized(small, alpha), factor.rate)).driven(None)
     return StochasticTruncation(result, factors.hsv, kept + parts.unstable, parts.unstable, bound, relative)
+
+
+def _within_one(factors: Factors) -> Factors:
+    """Values of the phase, with those that rounding lifts above one put back."""
+    if factors.hsv.max(initial=0.0) > 1 + 1e-5:
+        raise ConvergenceError(
+            f"{NAME}: a singular value of the phase came out as {factors.hsv[0]:.6g}; none can exceed 1. The "
+            "gain spans more decades than rounding leaves: give alpha > 0, a gain below which the error may "
+            "be absolute, or a larger one."
+        )
+    return factors._replace(hsv=np.minimum(factors.hsv, 1.0))
 
 
 def _regularized(system: System, alpha: float) -> System:
@@ -207,51 +211,18 @@ def _regularized(system: System, alpha: float) -> System:
     return System(system.A, B, system.C, D, np.eye(B.shape[1]))
 
 
-def _direct_root(system: System) -> Array:
-    """Lower triangular root of `D Dᵀ`."""
+def _check_rank(system: System) -> None:
     values = np.linalg.svd(system.D, compute_uv=False)
     p, m = system.D.shape
-    if p > m or (p and not values[-1] > 10 * np.sqrt(EPS) * values[0]):
+    if p > m or (p and not values[-1] > 10 * EPS * values[0]):
         raise RankError(
             f"{NAME}: the direct term has singular values {values.round(12).tolist()} for {p} outputs; it "
             "needs full row rank (in discrete time: the gain at the Nyquist frequency), else no relative "
             "error is finite there. Give alpha > 0, a gain below which the error may be absolute."
         )
-    R = scipy.linalg.qr(system.D.T, mode="economic", check_finite=False)[1]
-    return np.asarray(R, dtype=float).T
-
-
-def _spectral_factors(system: System, reach: Array) -> tuple[Array, Array]:
-    """Output matrix of `W` in `W* W = G G*`, and input matrix of `V` in `V V* = G G*`.
-
-    `Q` is the observability gramian of `W`. Their Riccati equations are dual: one iteration
-    solves both.
-    """
-    L = _direct_root(system)
-    A, B, C, D, _ = system
-    drive = reach @ (reach.T @ C.T) + B @ D.T
-    B_w, C_v = (np.asarray(_lower(L, matrix), dtype=float) for matrix in (drive.T, C))
-    Q, P = stabilizing_solutions(A - B_w.T @ C_v, -B_w.T @ B_w, C_v.T @ C_v, NAME)
-    return C_v - B_w @ Q, B_w.T + P @ C_v.T
-
-
-def _lower(L: Array, matrix: Array) -> Array:
-    return np.asarray(scipy.linalg.solve_triangular(L, matrix, lower=True), dtype=float)
 
 
 def _bound(cut: Array) -> float:
-    if (cut >= 1 - 1e3 * np.sqrt(EPS)).any():
+    if (cut >= 1 - np.sqrt(EPS)).any():
         return np.inf
     return float(np.expm1(np.sum(np.log1p(cut) - np.log1p(-cut))))
-
-
-def _whitened(full: System, reduced: System, write: Array) -> StateSpace:
-    r"""$V^{-1} (G - G_r)$, with `write` the input matrix of $V$.
-
-    Its states are those of $G$ less those of $V$, which takes the states of $G$ out, and those of $G_r$.
-    """
-    n, r = len(full.A), len(reduced.A)
-    seen = _lower(_direct_root(full), np.hstack([full.C, -reduced.C, full.D - reduced.D]))
-    C, C_r, D = np.split(seen, [n, n + r], axis=1)
-    A = np.block([[full.A - write @ C, -write @ C_r], [np.zeros((r, n)), reduced.A]])
-    return StateSpace(A, np.vstack([full.B - write @ D, reduced.B]), np.hstack([C, C_r]), D, 0.0)

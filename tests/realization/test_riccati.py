@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from realization.errors import ConvergenceError, DataError, RankError, ShapeError
 from realization.filtering import dare, innovations_form
+from tests.oracles.riccati import limit_of_the_filter
 from tests.strategies import innovations_models, matrix_with_radius, seeds
 from tests.tolerances import assert_close
 
@@ -118,3 +119,137 @@ def test_what_cannot_be_solved_says_why(change, error, message):
 def test_an_asymmetric_covariance_is_refused():
     with pytest.raises(DataError, match="symmetric"):
         dare(np.eye(2) * 0.5, np.eye(2), [[1.0, 0.5], [0.0, 1.0]], np.eye(2))
+
+
+def hard(kind, rng):
+    """A filter problem of a kind that breaks one method or another."""
+    n, p = int(rng.integers(2, 5)), int(rng.integers(1, 3))
+    A, C = matrix_with_radius(rng, n, rng.uniform(0.3, 1.2)), rng.standard_normal((p, n))
+    root = rng.standard_normal((n + p, n + p))
+    T = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    gain = 3 * rng.standard_normal((n, p))
+    quiet = np.vstack([np.zeros((1, n)), rng.standard_normal((n - 1, n))])
+    others = rng.uniform(-0.9, 0.9, n - 1)
+    noise = {
+        "no measurement noise": np.vstack([root[:n], np.zeros((p, n + p))]),
+        "one output without noise": np.vstack([root[:n], np.zeros((1, n + p)), root[n + 1 :]]),
+        "hardly any measurement noise": np.vstack([root[:n], 1e-7 * root[n:]]),
+        "unstable without the outputs": np.block([[root[:n, :n], gain], [np.zeros((p, n)), np.eye(p)]]),
+        "zeros outside the circle": np.vstack([gain, np.eye(p)]),
+        "an undriven unstable mode": scipy.linalg.block_diag(T @ quiet, np.eye(p)),
+        "an undriven mode that hardly decays": scipy.linalg.block_diag(T @ quiet, np.eye(p)),
+    }.get(kind, root)
+    match kind:
+        case "deadbeat":
+            A = np.eye(n, k=1)
+        case "driven modes on the circle":
+            A = T @ np.diag([1.0, -1.0, *others[1:]]) @ T.T
+        case "an undriven unstable mode":
+            A = T @ np.diag([1.5, *others]) @ T.T
+        case "an undriven mode that hardly decays":
+            A = T @ np.diag([1 - 1e-9, *others]) @ T.T
+        case "units far apart":
+            s = 10.0 ** rng.uniform(-8, 8, n + p)
+            A, C, noise = A * s[:n, None] / s[:n], C * s[n:, None] / s[:n], noise * s[:, None]
+    joint = noise @ noise.T
+    return A, C, joint[:n, :n], joint[n:, n:], joint[:n, n:]
+
+
+KINDS = [
+    "plain",
+    "no measurement noise",
+    "one output without noise",
+    "hardly any measurement noise",
+    "deadbeat",
+    "driven modes on the circle",
+    "unstable without the outputs",
+    "zeros outside the circle",
+    "an undriven unstable mode",
+    "units far apart",
+]
+
+
+def assert_right(found, problem, bound):
+    K, Re = limit_of_the_filter(*problem)
+    unit = np.sqrt(np.diag(Re))
+    size = np.linalg.norm(K * unit, axis=1, keepdims=True)
+    assert np.abs((found.K - K) * unit / np.where(size > 0, size, 1)).max() < bound
+    assert np.abs((found.Re - Re) / np.outer(unit, unit)).max() < bound
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hard_problems_in_sixty_digits(kind):
+    rng = np.random.default_rng(len(kind))
+    for _ in range(5):
+        problem = hard(kind, rng)
+        found = dare(*problem)
+        assert found.marginal == 0
+        assert_right(found, problem, 1e-9)
+
+
+def test_a_mode_that_nothing_drives_and_that_hardly_decays():
+    """Its gain is at rounding of the noise's root, and must not be taken for another one."""
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        problem = hard("an undriven mode that hardly decays", rng)
+        K, _ = limit_of_the_filter(*problem)
+        assert np.abs(dare(*problem).K - K).max() < 1e-6
+
+
+@pytest.mark.slow
+@given(kind=st.sampled_from([*KINDS, "an undriven mode that hardly decays"]), seed=seeds)
+def test_an_error_or_the_right_gain(kind, seed):
+    problem = hard(kind, np.random.default_rng(seed))
+    try:
+        found = dare(*problem)
+    except (ConvergenceError, RankError):
+        return
+    K, Re = limit_of_the_filter(*problem)
+    unit = np.sqrt(np.diag(Re))
+    size = np.linalg.norm(K * unit, axis=1, keepdims=True)
+    assert np.abs((found.K - K) * unit / (size + 1e-2 * size.max())).max() < 1e-4
+
+
+class TestStrongSolution:
+    """A mode on the circle that nothing drives: the limit of the filter, or an error that says so."""
+
+    @given(angle=st.floats(0.05, 3.0), a=st.floats(-0.9, 0.9), seed=seeds)
+    def test_a_sinusoid_in_coloured_noise(self, angle, a, seed):
+        """What is known in the end takes no gain; the rest is filtered as if it were alone."""
+        rng = np.random.default_rng(seed)
+        c, s = np.cos(angle), np.sin(angle)
+        T = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+        A = T @ scipy.linalg.block_diag(np.array([[c, s], [-s, c]]), np.array([[a]])) @ T.T
+        C, Q = np.array([[1.0, 0.0, 1.0]]) @ T.T, T @ np.diag([0.0, 0.0, 1.0]) @ T.T
+        with pytest.raises(ConvergenceError, match="strong=True"):
+            dare(A, C, Q, [[1.0]])
+        found, alone = dare(A, C, Q, [[1.0]], strong=True), dare([[a]], [[1.0]], [[1.0]], [[1.0]])
+        assert found.marginal == 2
+        assert_close(T.T @ found.K, np.vstack([np.zeros((2, 1)), alone.K]), "iterative", scale=1.0)
+        assert_close(np.abs(found.poles[:2]), np.ones(2), "iterative")
+
+    def test_moving_averages_with_zeros_on_the_circle(self):
+        assert_close(dare([[0.0]], [[1.0]], [[1.0]], [[1.0]], [[1.0]], strong=True).K, np.array([[1.0]]))
+        K = np.array([[2.0], [1.0]])  # (1 + q)^2: a chain of two
+        found = dare(np.eye(2, k=1), [[1.0, 0.0]], K @ K.T, [[1.0]], K, strong=True)
+        assert_close(found.K, K)
+        assert found.marginal == 2
+
+    def test_a_chain_that_is_driven_at_its_start_has_a_stabilizing_solution(self):
+        A, C = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[1.0, 0.0]])
+        driven = dare(A, C, np.diag([0.0, 1.0]), [[1.0]])
+        assert driven.marginal == 0
+        assert abs(driven.poles[0]) < 0.5
+        assert dare(A, C, np.diag([1.0, 0.0]), [[1.0]], strong=True).marginal == 1
+
+    def test_the_limit_is_where_the_recursion_goes(self):
+        P, A, C, K = 10 * np.eye(2), np.diag([1.0, 0.5]), np.ones((1, 2)), np.zeros((2, 1))
+        Q = np.diag([0.0, 1.0])
+        for _ in range(20000):
+            K = A @ P @ C.T / (C @ P @ C.T + 1)
+            P = A @ P @ A.T + Q - K @ C @ P @ A.T
+        assert np.abs(dare(A, C, Q, [[1.0]], strong=True).K - K).max() < 2e-4
+
+    def test_innovations_form_takes_it_too(self):
+        model = innovations_form([[1.0]], [[1.0]], [[0.0]], [[1.0]], strong=True)
+        assert model.K[0, 0] == 0
