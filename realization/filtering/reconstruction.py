@@ -96,6 +96,8 @@ class ReconstructionCurve:
     Attributes
     ----------
     budget : ndarray of int, shape (N,)
+    fit : ndarray, shape (N, p)
+        Percent per output.
     error : ndarray, shape (N,)
         Normalized squared error of the innovations.
     floats : ndarray of int, shape (N,)
@@ -111,15 +113,9 @@ class ReconstructionCurve:
     """
 
     budget: NDArray[np.int64]
+    fit: Array
     error: Array
     floats: NDArray[np.int64]
-    _record: IOData
-    _residual: Array
-
-    @property
-    def fit(self) -> Array:
-        """Percent per output, shape (N, p); a constant output is an error, as for `Reconstruction.fit`."""
-        return percent_of_spread(self._record.y, self._residual, "fit")
 
 
 def reconstruct(
@@ -246,6 +242,11 @@ def reconstruction_curve(
     -------
     ReconstructionCurve
 
+    Raises
+    ------
+    DataError
+        If an output is constant: a fit in percent of its spread is not defined.
+
     Examples
     --------
     >>> import numpy as np, realization as rz
@@ -264,12 +265,12 @@ def reconstruction_curve(
             model, record, budget=budget, rule=rule, alpha=alpha, x0=x0, scores=scores, seed=seed
         )
         rows.append(reconstruct(model, record, chosen))
+    residual = np.array([np.linalg.norm(record.y - row.y, axis=0) for row in rows])
     return ReconstructionCurve(
         budget=np.asarray(budgets, dtype=np.int64),
+        fit=percent_of_spread(record.y, residual, "reconstruction_curve"),
         error=np.array([row.error for row in rows]),
         floats=np.array([row.floats for row in rows], dtype=np.int64),
-        _record=record,
-        _residual=np.stack([np.linalg.norm(record.y - row.y, axis=0) for row in rows]),
     )
 
 
