@@ -75,7 +75,7 @@ A_window, B = companion(np.zeros(w))
 # lifts.
 
 # %%
-A4 = sp.Matrix(4, 4, lambda i, j: int(j == i + 1))
+A4 = rz.symbolic.shift_form(4).A
 Math(r" \qquad ".join(f"A^{k} = {sp.latex(A4**k)}" for k in range(1, 5)))
 
 # %% [markdown]
@@ -83,10 +83,10 @@ Math(r" \qquad ".join(f"A^{k} = {sp.latex(A4**k)}" for k in range(1, 5)))
 # polynomial.
 
 # %%
-lam = sp.Symbol("lambda")
-a = sp.symbols("a:4")
-A_free = A4 + sp.Matrix(4, 4, lambda i, j: a[j] if i == 3 else 0)
-sp.collect(sp.expand((lam * sp.eye(4) - A_free).det()), lam)
+A_free = rz.symbolic.companion(sp.symbols("a:4"))
+assert rz.symbolic.nilpotency_index(A4) == 4
+assert rz.symbolic.nilpotency_index(A_free) is None
+rz.symbolic.characteristic_polynomial(A_free).as_expr()
 
 # %% [markdown]
 # The last row *is* the characteristic polynomial,

@@ -126,7 +126,8 @@ def arma11_innovations(a: Any, c: Any, sigma2: Any) -> SymbolicInnovations:
     not, $w$ cannot be had from the past of $y$: the same covariances belong to the root $1/c$ with variance
     $c^2 \sigma^2$, and that is what a predictor meets.
 
-    $$K = a + c,\ R_e = \sigma^2 \quad (|c| \le 1), \qquad K = a + 1/c,\ R_e = c^2 \sigma^2 \quad (|c| > 1)$$
+    - $|c| \le 1$: $K = a + c$ and $R_e = \sigma^2$;
+    - $|c| > 1$: $K = a + 1/c$ and $R_e = c^2 \sigma^2$.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def arma11_innovations(a: Any, c: Any, sigma2: Any) -> SymbolicInnovations:
     Returns
     -------
     SymbolicInnovations
-        With letters in `c`, piecewise in $|c|$. `.P` is the variance of what stays unknown of `x`.
+        With letters in `c`, piecewise by its modulus. `.P` is the variance of what stays unknown of `x`.
 
     Raises
     ------

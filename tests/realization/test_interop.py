@@ -205,10 +205,10 @@ class TestStatsmodels:
             interop.to_statsmodels(noisy().deterministic, [1.0])
 
 
-def record(dt, rng):
+def record(dt, rng, length=7):
     return rz.IOData(
-        rng.standard_normal((7, 2)),
-        rng.standard_normal((7, 1)),
+        rng.standard_normal((length, 2)),
+        rng.standard_normal((length, 1)),
         dt,
         output_names=["a", "b"],
         input_names=["f"],
@@ -223,9 +223,12 @@ def same_record(actual, expected):
 
 
 class TestFrames:
-    @pytest.mark.parametrize("dt", [None, 0.08, 1 / 3, 1e-4, 3600.0])
-    def test_there_and_back(self, dt, rng):
-        data = record(dt, rng)
+    # Of the last time over their number of steps, the last two give back another step.
+    @pytest.mark.parametrize(
+        ("dt", "length"), [(None, 7), (0.08, 7), (1 / 3, 7), (3600.0, 7), (0.1, 7), (1e-4, 50)]
+    )
+    def test_there_and_back(self, dt, length, rng):
+        data = record(dt, rng, length)
         same_record(interop.from_frame(interop.to_frame(data), outputs=["a", "b"], inputs=["f"]), data)
 
     @pytest.mark.parametrize("zone", [None, "Europe/Rome"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 import warnings
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, expm
 
 import realization as rz
 from realization.systems import norms
+from realization.systems.rounding import gain_rounding
 from tests.oracles.gramians import bilinear, largest_gain_on_a_grid, with_hankel_values
 from tests.strategies import innovations_models, seeds, stable_systems
 from tests.tolerances import assert_close
@@ -164,6 +169,71 @@ class TestHinf:
     def test_a_loose_tolerance_is_a_lower_bound_within_it(self):
         exact, loose = rz.hinf_norm(oscillator(0.01)).value, rz.hinf_norm(oscillator(0.01), tol=1e-2).value
         assert exact * (1 - 2.1e-2) <= loose <= exact * (1 + 1e-9)
+
+
+def exact_peak(model, omega, width):
+    """Largest gain near a frequency, one input and one output, at forty digits."""
+    mp = mpmath.mp.clone()
+    mp.dps = 40
+    A, B, C = (mp.matrix(matrix.tolist()) for matrix in (model.A, model.B, model.C))
+
+    def gain(w):
+        point = mp.mpc(0, w) if model.dt == 0 else mp.expj(w * mp.mpf(model.dt))
+        return abs((C * mp.lu_solve(point * mp.eye(A.rows) - A, B))[0])
+
+    low, high, ratio = mp.mpf(omega) - width, mp.mpf(omega) + width, (mp.sqrt(5) - 1) / 2
+    for _ in range(70):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if gain(left) > gain(right) else (left, high)
+    return float(gain((low + high) / 2))
+
+
+class TestLight:
+    @pytest.mark.parametrize("discrete", [False, True])
+    @pytest.mark.parametrize("damping", [1e-3, 1e-6, 1e-9])
+    def test_against_forty_digits(self, damping, discrete):
+        rng = np.random.default_rng(1)
+        A = block_diag([[0.0, 1.0], [-1.0, -2 * damping]], [[0.0, 9.0], [-9.0, -0.3]])
+        Q = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+        A = Q @ (expm(0.2 * A) if discrete else A) @ Q.T
+        model = rz.StateSpace(A, rng.standard_normal((4, 1)), rng.standard_normal((1, 4)), dt=0.2 * discrete)
+        norm = rz.hinf_norm(model)
+        exact = exact_peak(model, norm.omega, damping)
+        assert abs(norm.value - exact) <= gain_rounding(model)
+        assert gain_rounding(model) <= 1e-12 / damping * exact
+
+    def test_slicot_finds_the_same(self, rng):
+        pytest.importorskip("ctrlsys")
+        models = [oscillator(1e-6)]
+        for n, p, m, gain in ((0, 2, 3, 1.0), (6, 2, 3, 1e6), (12, 3, 2, 1.0)):
+            A = rng.standard_normal((n, n)) / np.sqrt(max(n, 1))
+            rest = (
+                rng.standard_normal((n, m)),
+                rng.standard_normal((p, n)),
+                gain * rng.standard_normal((p, m)),
+            )
+            models += [rz.StateSpace(0.6 * A, *rest), rz.StateSpace(A - 1.5 * np.eye(n), *rest, dt=0.0)]
+        sent = [[m.dt == 0, *(x.tolist() for x in matrices(m)), m.n_inputs, m.n_outputs] for m in models]
+        answer = subprocess.run(
+            [sys.executable, "-c", PEER], input=json.dumps(sent), capture_output=True, text=True, check=True
+        )
+        found = json.loads(answer.stdout.splitlines()[-1])
+        for model, theirs in zip(models, found, strict=True):
+            near(rz.hinf_norm(model).value, theirs, "iterative")
+
+
+PEER = """
+import json, sys, numpy as np, ctrlsys
+norms = []
+for continuous, A, B, C, D, m, p in json.load(sys.stdin):
+    n = len(A)
+    A, B, C, D = (np.asfortranarray(np.reshape(x, s)) for x, s in ((A, (n, n)), (B, (n, m)), (C, (p, n)), (D, (p, m))))
+    start, E = np.array([0.0, 1.0]), np.eye(n, order="F")
+    found = ctrlsys.ab13dd("C" if continuous else "D", "I", "N", "D", n, m, p, start, A, E, B, C, D, 1e-10)
+    assert found[-1] == 0
+    norms.append(float(found[0][0]))
+print(json.dumps(norms))
+"""
 
 
 class TestH2:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import realization as rz
 from realization.filtering import innovations_form
+from realization.systems.rounding import measured_error
 from tests.oracles.gramians import bilinear, with_hankel_values
 from tests.strategies import innovations_models, matrix_with_radius, seeds, stable_systems, systems
 from tests.tolerances import assert_close, assert_same_system
@@ -58,7 +59,9 @@ class TestBound:
         assert largest_difference(model, result.model) <= result.error + rounding(result)
         assert result.error <= result.bound + rounding(result)
         assert result.error >= result.hsv[result.order :].max(initial=0.0) - rounding(result)
-        assert_close(np.array(result.bound), np.array(2 * result.hsv[result.order :].sum()))
+        assert result.rounding <= 1e-9 * (1 + result.hsv[0])
+        tail = 2 * result.hsv[result.order :].sum()
+        assert_close(np.array(result.bound - result.rounding), np.array(tail), scale=1 + result.hsv[0])
 
     def test_it_is_reached(self):
         # Balanced with equal signs: the error at frequency zero is the bound.
@@ -98,7 +101,7 @@ class TestReduced:
     def test_the_full_order_is_the_same_system(self, model, chosen):
         result = rz.balanced_truncation(model, **chosen)
         assert_same_system(result.model, model, kind="iterative")
-        assert result.bound <= model.n_states**2 * 5e-16 * result.hsv[0]
+        assert result.error <= result.bound <= 1e-9 * (1 + result.hsv[0])
 
     @given(both_times, st.integers(0, 6))
     def test_both_methods_give_one_transfer_function(self, model, order):
@@ -317,6 +320,53 @@ class TestInnovations:
         few = rz.balanced_truncation(model, 3).model
         whole, reduced = (np.mean((data.y - m.predict(data)) ** 2) for m in (model, few))
         assert whole <= reduced <= 1.05 * whole
+
+
+def turned(A, seed):
+    Q = np.linalg.qr(np.random.default_rng(seed).standard_normal(A.shape))[0]
+    return Q @ A @ Q.T
+
+
+def beside_the_limit():
+    """A pole or a resonance next to the stability limit, in its own coordinates and in turned ones."""
+    rng = np.random.default_rng(0)
+    B, C = rng.standard_normal((5, 2)), rng.standard_normal((2, 5))
+    for distance in (1e-3, 1e-6, 1e-9):
+        resonance = [[0.0, 1.0], [-1.0, -2 * distance]]
+        slow = scipy.linalg.block_diag(resonance, [[-1.0, 3.0], [-3.0, -1.0]], [[-0.5]])
+        fast = np.diag(np.r_[1 - distance / 10, rng.uniform(-0.9, 0.9, 4)])
+        for name, A, dt in (("resonance", slow, 0.0), ("pole", fast, None)):
+            yield pytest.param(rz.StateSpace(A, B, C, dt=dt), id=f"{name} {distance}")
+            yield pytest.param(rz.StateSpace(turned(A, 1), B, C, dt=dt), id=f"{name} {distance}, turned")
+
+
+class TestRounding:
+    @pytest.mark.parametrize("model", beside_the_limit())
+    @pytest.mark.parametrize("chosen", OPTIONS, ids=str)
+    def test_the_bound_holds_beside_the_stability_limit(self, model, chosen):
+        for order in (1, 2, 5):
+            result = rz.balanced_truncation(model, order, **chosen)
+            assert result.error <= result.bound
+            assert result.rounding <= 1e-3 * result.hsv[0]
+
+    @pytest.mark.parametrize("method", ["square-root", "balancing-free"])
+    def test_matching_the_gain_of_a_stiff_model(self, method):
+        poles = 10.0 ** np.arange(11)
+        model = rz.StateSpace(-np.diag(poles), np.ones((11, 1)), np.ones((1, 11)), dt=0.0)
+        for order in (1, 5, 11):
+            result = rz.singular_perturbation(model, order, method=method)
+            assert_close(result.model.frequency_response([0.0]), model.frequency_response([0.0]))
+            assert result.error <= result.bound
+
+    def test_a_tolerance_below_rounding_warns(self):
+        model = rz.StateSpace(np.diag([1 - 1e-10, 0.5]), np.ones((2, 1)), np.ones((1, 2)))
+        with pytest.warns(rz.OrderWarning, match="rounding alone"):
+            rz.balanced_truncation(model, tol=1e-6)
+
+    def test_an_unstable_result_has_no_finite_error(self):
+        stable, unstable = (rz.StateSpace([[pole]], [[1.0]], [[1.0]]) for pole in (0.5, 1.5))
+        assert measured_error(stable, unstable) == np.inf
+        assert measured_error(stable, stable) == 0.0
 
 
 class TestOptions:

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import realization as rz
-from realization.systems.doubling import stabilizing_solutions
+from realization.systems import spectral_factor
+from realization.systems.doubling import doubled, stabilizing_solutions
+from realization.systems.projection import System
 from tests.oracles.gramians import bilinear
 from tests.strategies import innovations_models, matrix_with_radius, seeds
 from tests.tolerances import assert_close, assert_same_system
@@ -203,6 +205,58 @@ def test_doubling_solves_both_equations(seed, n):
     for P, (f, g, h) in ((X, (F, G, H)), (Y, (F.T, H, G))):
         expected = scipy.linalg.solve_continuous_are(f, _root(g), h, np.eye(n))
         assert_close(P, expected, "optimum")
+
+
+@given(seeds, st.integers(1, 8))
+def test_doubling_in_discrete_time(seed, n):
+    rng = np.random.default_rng(seed)
+    E, left, right = rng.standard_normal((n, n)), rng.standard_normal((n, 2)), rng.standard_normal((n, 2))
+    X, Y = doubled(E, left @ left.T, right @ right.T)
+    assert_close(X, scipy.linalg.solve_discrete_are(E, left, right @ right.T, np.eye(2)), "optimum")
+    assert_close(Y, scipy.linalg.solve_discrete_are(E.T, right, left @ left.T, np.eye(2)), "optimum")
+
+
+@given(right_invertible())
+def test_the_spectral_factor_has_the_spectrum_and_its_zeros_are_stable(model):
+    if model.dt is None:
+        return
+    system = System(model.A, model.B, model.C, model.D, np.eye(model.n_inputs))
+    factor = spectral_factor.spectral_factor(system, "test")
+    moved = factor.system
+    V = rz.StateSpace(moved.A, factor.write, moved.C, factor.root)
+    G = rz.StateSpace(moved.A, moved.B, moved.C, moved.D)
+    omega = np.linspace(0, np.pi, 40)
+    one, other = (each.frequency_response(omega) for each in (V, G))
+    assert_close(one @ one.conj().swapaxes(1, 2), other @ other.conj().swapaxes(1, 2), "iterative")
+    assert np.abs(factor.form.eigenvalues).max() < 1
+
+
+class TestPublishedModel:
+    """The compact disc player, whose gain spans nine decades."""
+
+    @pytest.fixture(autouse=True)
+    def _files(self, measured_data):
+        pass
+
+    @pytest.mark.parametrize(
+        ("direct", "alpha"), [(1e-3, 0.0), (1.0, 0.0), (0.0, 1e-3), (0.0, 0.1), (0.0, 10.0)]
+    )
+    def test_small_direct_terms_and_small_alpha(self, direct, alpha, monkeypatch):
+        plain = rz.load_benchmark_model("CDplayer")
+        model = rz.StateSpace(plain.A, plain.B, plain.C, direct * np.eye(2), 0.0)
+        result = rz.balanced_stochastic_truncation(model, 20, alpha=alpha)
+        assert result.hsv[0] <= 1.0
+        assert result.relative_error <= result.bound < np.inf
+        omega = np.logspace(-2, 7, 900)
+        whole, few = (each.frequency_response(omega) for each in (model, result.model))
+        power = whole @ whole.conj().swapaxes(1, 2) + alpha**2 * np.eye(2)
+        off = np.linalg.solve(np.linalg.cholesky(power), whole - few)
+        seen = np.linalg.norm(off, 2, axis=(1, 2)).max()
+        assert 0.3 * result.relative_error <= seen <= result.relative_error * (1 + 1e-6)
+        # The point at which the Riccati equation is posed does not matter: it is well conditioned.
+        monkeypatch.setattr(spectral_factor, "_rate", lambda system: 3e3)
+        other = rz.balanced_stochastic_truncation(model, 20, alpha=alpha)
+        assert_close(other.hsv, result.hsv, "optimum")
 
 
 def _root(matrix):
