@@ -28,6 +28,7 @@ exclude_patterns = [
 templates_path = ["_templates"]
 default_role = "literal"
 nitpicky = False
+suppress_warnings = ["ref.python"]  # attributes of one name in several classes: each page shows its own
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.writers.html5 import HTML5Translator
 
-__all__ = ["pieces", "setup", "to_roles"]
+__all__ = ["pieces", "setup", "to_roles", "translated"]
 
 ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
 
-BLOCK = re.compile(r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$(?P<rest>.*)$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$(?P<rest>[^\n]*)$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<![\\$\w])\$(?=\S)(?P<tex>[^$]*[^$\s\\])\$(?P<after>\w?)")
 ALIASES = {
     r"\iff": r"\Longleftrightarrow",
@@ -29,8 +29,12 @@ ALIASES = {
     r"\dots": r"\ldots",
     r"\big": r"\bigl",
     r"\Big": r"\Bigl",
+    r"\tfrac": r"\frac",
 }
 """Commands that the translator lacks, in words that it has."""
+
+BARE_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
+"""`\\frac12`, which TeX reads as one half."""
 
 FUNCTION = re.compile(r"\\(log|ln|exp|det|tr|arg)\s+(?=[A-Za-z\\])")
 
@@ -81,18 +85,31 @@ def _process_docstring(
     lines[:] = to_roles(lines)
 
 
-def _mathml(tex: str, node: nodes.Element, *, as_block: bool) -> str:
+def translated(tex: str, *, as_block: bool) -> str:
+    """MathML of a formula.
+
+    Raises
+    ------
+    docutils.utils.math.MathError
+        If the formula has a command that the translator does not know.
+    """
+    from docutils.utils.math.latex2mathml import tex2mathml
+
     for alias, meaning in ALIASES.items():
         tex = re.sub(re.escape(alias) + r"(?![A-Za-z])", lambda _, known=meaning: known, tex)
+    tex = BARE_FRACTION.sub(r"\\frac{\1}{\2}", tex)
     tex = FUNCTION.sub(r"\\\1\\,", tex)
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+    return _with_indices_beside(tex2mathml(tex, as_block=as_block))
+
+
+def _mathml(tex: str, node: nodes.Element, *, as_block: bool) -> str:
     from docutils.utils.math import MathError
-    from docutils.utils.math.latex2mathml import tex2mathml
     from sphinx.util import logging
 
     try:
-        return _with_indices_beside(tex2mathml(tex, as_block=as_block))
+        return translated(tex, as_block=as_block)
     except MathError as error:
         logging.getLogger(__name__).warning("formula %r: %s", tex, error, location=node)
         return f"<code>{html.escape(tex)}</code>"

@@ -74,7 +74,7 @@ from realization.identification import (
     subspace_orders,
     uncertainty,
 )
-from realization.memory import MemoryCurve, memory_curve
+from realization.memory import MemoryCurve, WindowMemory, memory_curve, window_memory
 from realization.realize import (
     ExactRealization,
     FaurreSet,
@@ -159,7 +159,6 @@ from realization.systems import (
     time_limited_gramians,
     zeros,
 )
-from realization.window_memory import WindowMemory, window_memory
 
 if TYPE_CHECKING:
     from realization import symbolic

@@ -37,7 +37,7 @@ class LikelihoodGradient:
 
     Where `P0` was left out it follows from `A`, `K` and `Re`, and their derivatives count that; `P0` is then
     the derivative with respect to the covariance alone. Those of `Re` and `P0` are symmetric:
-    $d\ell = \operatorname{tr}(\texttt{Re}^\top dR_e)$ for a symmetric change.
+    $d\ell = \operatorname{tr}(G\, dR_e)$ for a symmetric change, `G` the one of `Re`.
 
     Attributes
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 from types import ModuleType
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 import realization as rz
 from realization.report import Section, figure_png, page
-from tests.source import ROOT
+from tests.source import ROOT, public_names
 
 DOCS = ROOT / "docs"
 INDEX = (DOCS / "index.md").read_text(encoding="utf-8")
@@ -88,6 +89,54 @@ def test_formulas_in_docstrings(docstring, expected):
 )
 def test_a_displayed_line_is_parted_at_its_wide_spaces(tex, expected):
     assert mathematics.pieces(tex) == expected
+
+
+def formulas(text: str) -> list[tuple[str, bool]]:
+    """Formulas of a text, and whether each is displayed; code is passed over."""
+    text = re.sub(r"```.*?```|``.*?``|`[^`\n]*`", "", text, flags=re.DOTALL)
+    shown = [(tex, True) for tex in re.findall(r"\$\$(.+?)\$\$", text, flags=re.DOTALL)]
+    rest = re.sub(r"\$\$.+?\$\$", "", text, flags=re.DOTALL)
+    return shown + [(found["tex"], False) for found in mathematics.INLINE.finditer(rest)]
+
+
+def test_every_formula_can_be_set():
+    texts = {
+        path: path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md") if "_" not in path.parts[-2][:1]
+    }
+    for package in ("realization", "bmojo", "bmojo_kernels"):
+        for name, thing in public_names(package):
+            texts[name] = "\n".join(
+                line
+                for line in (inspect.getdoc(thing) or "").split("\n")
+                if not line.lstrip().startswith(">>>")
+            )
+    unknown, seen = [], 0
+    for name, text in texts.items():
+        for tex, shown in formulas(text):
+            for piece in mathematics.pieces(tex) if shown else [tex]:
+                seen += 1
+                try:
+                    mathematics.translated(piece, as_block=shown)
+                except Exception as error:
+                    unknown.append(f"{name}: {piece!r}: {error}")
+    assert not unknown, "\n".join(unknown)
+    assert seen > 500
+
+
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "{code-cell}" in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(DOCS)) for path in PAGES])
+def test_the_cells_of_a_page_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = re.findall(
+        r"^```\{code-cell\}[^\n]*\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, cell in enumerate(cells):
+        lines = [line for line in cell.split("\n") if not line.startswith((":", "%"))]
+        exec(compile("\n".join(lines), f"{path.name}, cell {number}", "exec"), names)
+    plt.close("all")
 
 
 def test_notebooks_are_converted(tmp_path):
