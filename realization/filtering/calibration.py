@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, ExcitationError
+from realization.errors import DataError, ExcitationError, ShapeError
 from realization.filtering.innovations import Innovations, chi_squared_quantile
 from realization.systems.models import InnovationsModel
 
@@ -133,6 +133,10 @@ def chi_squared_calibration(
     if not 0 < level < 1:
         raise DataError(f"chi_squared_calibration: level={level} came; strictly between 0 and 1 is needed.")
     s, degrees = found.normalized_squared, found.e.shape[1]
+    if degrees == 0:
+        raise ShapeError(
+            "chi_squared_calibration: the model has no outputs, so there is nothing to calibrate."
+        )
     if len(s) < 10:
         raise ExcitationError(f"chi_squared_calibration: {len(s)} samples came; at least 10 are needed.")
     limits = np.array([chi_squared_quantile(rate, degrees) for rate in rates])

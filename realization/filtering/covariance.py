@@ -56,12 +56,14 @@ def stationary_covariance(model: InnovationsModel) -> Array:
 
 def cholesky_of(Re: Array, caller: str) -> Array:
     """Lower Cholesky factor of an innovation covariance, or an error that says what to do."""
-    values = np.linalg.eigvalsh(Re)
+    # Of the correlations, so that outputs in other units are not taken for redundant ones.
+    deviations = np.sqrt(np.maximum(np.diag(Re), 0.0))
+    values = np.linalg.eigvalsh(Re / deviations / deviations[:, None]) if deviations.all() else np.zeros(1)
     if len(values) and not values[0] > len(values) * EPS * values[-1]:
         raise RankError(
-            f"{caller}: the innovation covariance Re is singular (eigenvalues {values[0]:.3g} to "
-            f"{values[-1]:.3g}), so innovations have no density. Drop redundant outputs, or give the model a "
-            "small Re."
+            f"{caller}: the innovation covariance Re is singular (its correlations have the eigenvalues "
+            f"{values[0]:.3g} to {values[-1]:.3g}), so innovations have no density. Drop redundant outputs, "
+            "or give the model a small Re."
         )
     return np.linalg.cholesky(Re).astype(float)
 

@@ -15,6 +15,7 @@ from realization.filtering.covariance import cholesky_of, first_covariance, stat
 from realization.filtering.observations import Observations, observations
 from realization.filtering.parallel import parallel_filter
 from realization.filtering.recursion import Transient, transient
+from realization.filtering.settling import refuse_spread
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
@@ -141,7 +142,8 @@ def kalman_filter(
     RankError
         If the innovation covariance is singular.
     ShapeError, DataError
-        If `x0`, `P0` or the record does not fit, `P0` is not positive semidefinite, or an option is unknown.
+        If `x0`, `P0` or the record does not fit, `P0` is not positive semidefinite (or too wide for
+        `form="parallel"`), or an option is unknown.
 
     References
     ----------
@@ -166,6 +168,8 @@ def kalman_filter(
     seen = observations(model, data, "kalman_filter")
     start, P = first_state(model, x0, P0, steady, "kalman_filter")
     if form == "parallel":
+        if P0 is not None:
+            refuse_spread(model, P, seen.record.length, "kalman_filter", "Use form='square_root'.")
         head = parallel_filter(model, seen, start, P)
     else:
         head = transient(model, seen, start, P, square_root=form == "square_root", caller="kalman_filter")

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import ShapeError
+from realization.errors import DataError, ShapeError
 from realization.filtering.covariance import cholesky_of
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
@@ -78,6 +78,11 @@ class Observations(NamedTuple):
 
 def observations(model: InnovationsModel, data: IOData | ArrayLike, caller: str) -> Observations:
     """Check a record against a model, and take its means and its missing outputs apart."""
+    if not isinstance(model, InnovationsModel):
+        raise DataError(
+            f"{caller}: a {type(model).__name__} came; an InnovationsModel is needed, whose K and Re say how "
+            "noisy states and outputs are. innovations_form makes one of noise covariances."
+        )
     model._require_discrete(caller)
     record = as_data(data, missing=True)
     if record.n_outputs != model.n_outputs or record.n_inputs != model.n_inputs:

@@ -185,9 +185,10 @@ def reconstruct(
             f"reconstruct: the selection is of a record of shape {selection.e.shape}, this one has "
             f"{record.y.shape}."
         )
-    if chunk is not None and chunk < 1:
+    if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
         raise DataError(
-            f"reconstruct: chunk={chunk} came; at least one sample must lie between stored states."
+            f"reconstruct: chunk={chunk!r} came; a whole number of samples, at least 1, must lie between "
+            "stored states."
         )
     T, n = record.length, model.n_states
     root = cholesky_of(model.Re, "reconstruct")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from realization.errors import RankError
 from realization.filtering.covariance import root_of
 from realization.filtering.observations import Observations
+from realization.filtering.settling import SPREAD, has_vanished, sight_of, spread, stands_still
 from realization.filtering.small_matrices import cholesky, invert, multiply, multiply_transposed
 from realization.filtering.square_root import square_root_steps
 from realization.systems.models import InnovationsModel
@@ -44,28 +45,30 @@ def transient(
 ) -> Transient:
     """Filter until the covariance stands still, in blocks so that memory follows the transient's length."""
     noises, T = seen.noises, seen.record.length
-    steps = square_root_steps if square_root else covariance_steps
-    carried = root_of(P0) if square_root else P0
-    noise = noises.Q_root if square_root else noises.Q
-    R = noises.R_root if square_root else noises.R
+    # A covariance that is large against the noise loses its small directions: its root does not.
+    by_roots = square_root or spread(model, P0, T) > SPREAD
+    carried = root_of(P0) if by_roots else P0
     # Where the predictor A - K C is stable the covariance dies away; below rounding it is put to zero.
     vanishing = bool((np.abs(np.linalg.eigvals(noises.F[0])) < 1).all())
-    scale = float(np.trace(P0) + np.trace(model.K @ model.Re @ model.K.T))
+    sight = sight_of(model, noises.F[0], T) if vanishing else np.zeros_like(P0)
+    largest = np.maximum(np.diag(P0), np.diag(model.K @ model.Re @ model.K.T))
     parts, x, size, begin, settled = [], x0, 64, 0, False
     while begin < T:
         stop = min(begin + size, T)
+        steps = square_root_steps if by_roots else covariance_steps
         *part, x, carried, done, settled, state = steps(
             model.A,
             noises.C,
             noises.G,
-            np.ascontiguousarray(noise),
-            R,
+            noises.Q_root if by_roots else noises.Q,
+            noises.R_root if by_roots else noises.R,
             seen.pattern[begin:stop],
             seen.drive(model, begin, stop),
             seen.direct(model, begin, stop),
             x,
             np.ascontiguousarray(carried),
-            scale,
+            largest,
+            sight,
             vanishing,
             seen.complete_from - begin,
             settled,
@@ -76,6 +79,11 @@ def transient(
                 "definite to working precision: the covariance form has lost it to rounding. Use "
                 "form='square_root'."
             )
+        if by_roots and not square_root:
+            part[4] = part[4] @ part[4].transpose(0, 2, 1)
+            squared = carried @ carried.T
+            if spread(model, squared, T) <= SPREAD:
+                by_roots, carried = False, squared
         parts.append(part)
         begin, size = begin + done, 2 * size
         if state > 0:
@@ -97,7 +105,8 @@ def covariance_steps(
     direct: Array,
     x: Array,
     P: Array,
-    scale: float,
+    largest: Array,
+    sight: Array,
     vanishing: bool,
     complete_from: int,
     settled: bool,
@@ -174,20 +183,16 @@ def covariance_steps(
         multiply_transposed(KP, kept, following)
         multiply(H, R[j], HR)
         multiply_transposed(HR, H, HRH)
-        trace, change, size = 0.0, 0.0, 0.0
         for i in range(n):
             for k in range(i + 1):
                 value = 0.5 * (following[i, k] + following[k, i] + HRH[i, k] + HRH[k, i]) + Q[j, i, k]
-                change = max(change, abs(value - P[i, k]))
-                size = max(size, abs(value))
                 following[i, k] = following[k, i] = value
-            trace += following[i, i]
         if settled and t >= complete_from:
             # The gain that stays is the one that the settled covariance gives, at this sample.
             finished, done = 1, t + 1
             break
-        gone = vanishing and trace <= 1e-18 * scale
-        settled = gone or change <= 1e-16 * size
+        gone = vanishing and has_vanished(following, largest, sight)
+        settled = gone or stands_still(following, P)
         if gone:
             P[:] = 0.0
         else:

@@ -11,11 +11,13 @@ from bmojo_kernels import lti_scan
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, UnstableError
+from realization.filtering.covariance import root_of
 from realization.filtering.finite_gramian import finite_gramian
 from realization.filtering.kalman import first_state
 from realization.filtering.observations import Observations, observations
 from realization.filtering.parallel import parallel_filter, stretches, suffixes
 from realization.filtering.recursion import Transient, transient
+from realization.filtering.settling import SPREAD, refuse_spread, spread
 from realization.filtering.small_matrices import (
     cholesky,
     invert,
@@ -151,21 +153,23 @@ def kalman_smoother(
         )
     seen = observations(model, data, "kalman_smoother")
     start, P = first_state(model, x0, P0, steady, "kalman_smoother")
+    T = seen.record.length
+    if P0 is not None:
+        refuse_spread(model, P, T, "kalman_smoother", "Give a smaller P0.")
     if form == "parallel":
         head = parallel_filter(model, seen, start, P)
-        future = _future_by_suffixes(model, seen, head)
-    else:
-        head = transient(model, seen, start, P, square_root=False, caller="kalman_smoother")
-        if len(head.states) < seen.record.length and head.covariances[-1].any():
-            # The gain settled and the state stays uncertain: every sample is smoothed.
-            whole = seen._replace(complete_from=seen.record.length)
-            head = transient(model, whole, start, P, square_root=False, caller="kalman_smoother")
-        future = None
-    return _result(model, seen, head, future)
+        return _result(model, seen, head, by_suffixes=True)
+    wide = spread(model, P, T) > SPREAD
+    head = transient(model, seen, start, P, square_root=False, caller="kalman_smoother")
+    if len(head.states) < T and (wide or head.covariances[-1].any()):
+        # The gain settled and the state stays uncertain: every sample is smoothed.
+        whole = seen._replace(complete_from=T)
+        head = transient(model, whole, start, P, square_root=False, caller="kalman_smoother")
+    return _result(model, seen, head, by_suffixes=wide)
 
 
 def _result(
-    model: InnovationsModel, seen: Observations, head: Transient, future: tuple[Array, Array] | None
+    model: InnovationsModel, seen: Observations, head: Transient, *, by_suffixes: bool
 ) -> SmootherResult:
     done, T, noises = len(head.states), seen.record.length, seen.noises
     F, W = noises.F[0], np.linalg.inv(model.Re)
@@ -178,10 +182,13 @@ def _result(
     squared = head.squared.sum() + np.vdot(e @ W, e)
     log_det = head.log_dets.sum() + (T - done) * np.linalg.slogdet(model.Re)[1]
     count = int(seen.record.observed.sum())
-    lam, Lam = _future(model, seen, head, e @ W) if future is None else future
     P = head.covariances
-    states[:done] += np.einsum("tij,tj->ti", P, lam[:-1])
-    covariances = P - P @ Lam[:-1] @ P
+    if by_suffixes:
+        lam, Lam, moved, covariances = _future_by_suffixes(model, seen, head)
+    else:
+        lam, Lam = _future(model, seen, head, e @ W)
+        moved, covariances = np.einsum("tij,tj->ti", P, lam[:-1]), P - P @ Lam[:-1] @ P
+    states[:done] += moved
     closed = model.A - head.gains @ noises.C[seen.pattern[:done]]
     P_next = np.concatenate([P[1:], np.zeros((1, *P.shape[1:]))])
     cross = (np.eye(model.n_states) - P_next @ Lam[1:]) @ closed @ P
@@ -222,16 +229,27 @@ def _future(model: InnovationsModel, seen: Observations, head: Transient, g: Arr
     )
 
 
-def _future_by_suffixes(model: InnovationsModel, seen: Observations, head: Transient) -> tuple[Array, Array]:
-    r"""The same from what each suffix says, $(\eta, J)$: $\lambda = (I + J P)^{-1} (\eta - J \hat x)$."""
+def _future_by_suffixes(
+    model: InnovationsModel, seen: Observations, head: Transient
+) -> tuple[Array, Array, Array, Array]:
+    r"""The same from what each suffix says, $(\eta, J)$: $\lambda = (I + J P)^{-1} (\eta - J \hat x)$.
+
+    With $P = Z Z^\top$ the smoothed covariance is $Z (I + Z^\top J Z)^{-1} Z^\top$, a sum and no difference,
+    and it takes $\eta - J \hat x$ to what smoothing adds to the state.
+    """
     n = model.n_states
     told = suffixes(stretches(model, seen))
     surprise = told.eta - np.einsum("tij,tj->ti", told.J, head.states)
+    Z = np.array([root_of(P) for P in head.covariances]).reshape(head.covariances.shape)
+    factor = np.linalg.cholesky(np.eye(n) + Z.transpose(0, 2, 1) @ told.J @ Z)
+    half = np.linalg.solve(factor, Z.transpose(0, 2, 1)) if n else Z
+    covariances = half.transpose(0, 2, 1) @ half
     both = np.concatenate([surprise[..., None], told.J], axis=2)
     solved = np.linalg.solve(np.eye(n) + told.J @ head.covariances, both).astype(float) if n else both
     end = np.zeros((1, n, n + 1))
     solved = np.concatenate([solved, end])
-    return solved[..., 0], solved[..., 1:]
+    moved = np.einsum("tij,tj->ti", covariances, surprise)
+    return solved[..., 0], solved[..., 1:], moved, covariances
 
 
 def _gaps(

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.filtering.settling import has_vanished, stands_still
 from realization.filtering.small_matrices import multiply, multiply_transposed
 
 __all__ = ["square_root_steps"]
@@ -62,7 +63,8 @@ def square_root_steps(
     direct: Array,
     x: Array,
     Z: Array,
-    scale: float,
+    largest: Array,
+    sight: Array,
     vanishing: bool,
     complete_from: int,
     settled: bool,
@@ -137,17 +139,11 @@ def square_root_steps(
             for k in range(n):
                 root[i, k] = array[p + k, p + i] if k <= i else 0.0
         multiply_transposed(root, root, following)
-        trace, change, size = 0.0, 0.0, 0.0
-        for i in range(n):
-            trace += following[i, i]
-            for k in range(i + 1):
-                change = max(change, abs(following[i, k] - P[i, k]))
-                size = max(size, abs(following[i, k]))
         if settled and t >= complete_from:
             finished, done = 1, t + 1
             break
-        gone = vanishing and trace <= 1e-18 * scale
-        settled = gone or change <= 1e-16 * size
+        gone = vanishing and has_vanished(following, largest, sight)
+        settled = gone or stands_still(following, P)
         if gone:
             P[:], Z[:] = 0.0, 0.0
         else:

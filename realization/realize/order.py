@@ -118,6 +118,9 @@ def estimate_order(
     """
     s = _checked(singular_values)
     blocks = (len(s), len(s)) if blocks is None else blocks
+    for name, pair in (("blocks", blocks), ("channels", channels)):
+        if np.shape(pair) != (2,):
+            raise ShapeError(f"estimate_order: {name}={pair!r} came; a pair of whole numbers is needed.")
     size = blocks[0] * channels[0], blocks[1] * channels[1]
     if min(size) < len(s) or (noise is None and min(size) > len(s)):
         raise ShapeError(
@@ -172,7 +175,10 @@ def _self_consistent(s: Array, size: tuple[int, int], unit: float) -> tuple[int,
 
 
 def _checked(singular_values: ArrayLike) -> Array:
-    s = np.asarray(singular_values, dtype=float)
+    try:
+        s = np.asarray(singular_values, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError("estimate_order: the singular values are not an array of real numbers.") from None
     if s.ndim != 1 or not len(s):
         raise ShapeError(f"estimate_order: singular values of shape {s.shape} came; (k,) is needed.")
     if not np.isfinite(s).all() or s[-1] < 0 or (np.diff(s) > 0).any():

@@ -121,7 +121,7 @@ def invariants(model: StateSpace, *, tol: float | None = None) -> Invariants:
 
 def _first_paths(model: StateSpace, limit: float) -> tuple[NDArray[np.int64], Array]:
     """First Markov parameter other than zero of each pair; the n-th comes at the latest."""
-    growth = float(np.abs(model.poles).max(initial=0.0)) or 1.0
+    growth = _growth(model.A)
     # Divided by the growth per step: a fast system would hide its first entries behind its later ones.
     h, reached = [model.D], model.B
     for _ in range(2 * model.n_states):
@@ -133,6 +133,23 @@ def _first_paths(model: StateSpace, limit: float) -> tuple[NDArray[np.int64], Ar
     scale = growth ** np.maximum(degrees - 1, 0).astype(float)
     leading = np.take_along_axis(np.array(h), np.maximum(degrees, 0)[None], axis=0)[0] * scale
     return degrees, np.where(degrees >= 0, leading, 0.0)
+
+
+def _growth(A: Array) -> float:
+    """Growth per step while the state still holds anything, at least that of the largest pole.
+
+    Rounding turns the poles at zero of a nilpotent `A` into small ones, whose powers say nothing.
+    """
+    n = len(A)
+    if n == 0:
+        return 1.0
+    size = float(np.linalg.norm(A)) or 1.0
+    power, growth = np.eye(n), float(np.abs(np.linalg.eigvals(A)).max())
+    for k in range(1, n + 1):
+        power = power @ (A / size)
+        if 2 * k >= n:
+            growth = max(growth, size * float(np.linalg.norm(power)) ** (1 / k))
+    return growth or 1.0
 
 
 def _dc_gain(model: StateSpace, limit: float) -> Array | None:

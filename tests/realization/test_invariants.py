@@ -78,3 +78,14 @@ def test_an_integrator_has_no_gain_and_an_unstable_system_no_singular_values():
 def test_of_an_innovations_model_the_path_from_the_input():
     model = rz.InnovationsModel([[0.5, 0], [0, 0.2]], [[1.0], [0.0]], [[1.0, 1.0]], K=[[0.1], [0.1]])
     assert (invariants(model).order, invariants(model.noise).order) == (1, 2)
+
+
+def test_relative_degree_of_a_finite_response():
+    """Rounding turns the poles at zero into small ones, whose powers are no measure of the response."""
+    h = np.array([0.0, 1.0, 0.3, -0.6, 0.8, 0.2, 0.5])
+    n = len(h) - 1
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    model = StateSpace(Q.T @ np.eye(n, k=1) @ Q, Q.T @ h[1:, None], np.eye(1, n) @ Q)
+    found = invariants(model)
+    assert found.relative_degrees.tolist() == [[1]]
+    assert_close(found.leading_markov, [[1.0]], "iterative")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from realization.errors import DataError, RankError, RealizationError, ShapeError, UnstableError
 from realization.filtering import kalman_filter, stationary_covariance
 from realization.signals import IOData
-from realization.systems import InnovationsModel
+from realization.systems import InnovationsModel, StateSpace
 from tests.oracles.gaussian import log_density, output_covariance
 from tests.strategies import innovations_models, seeds
 from tests.tolerances import assert_close
@@ -148,3 +148,48 @@ def test_models_that_cannot_be_filtered():
     two = InnovationsModel(np.zeros((2, 2)), np.zeros((2, 0)), np.eye(2))
     with pytest.raises(DataError, match="symmetric"):
         kalman_filter(two, np.ones((3, 2)), P0=[[1.0, 0.5], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e8, 1e12, 1e-12])
+@pytest.mark.parametrize("form", ["covariance", "square_root"])
+def test_units_of_the_states_change_nothing(unit, form):
+    """A state in small units still has its covariance when a larger one has lost its own."""
+    model = InnovationsModel(np.diag([0.3, 0.95]), np.zeros((2, 0)), np.eye(2), K=np.diag([0.3, 0.04]))
+    y = np.random.default_rng(0).standard_normal((300, 2))
+    units = np.array([1.0, unit])
+    other = model.similarity_transform(np.diag(units))
+    expected = kalman_filter(model, y, P0=np.diag([1.0, 2.0]))
+    found = kalman_filter(other, y, P0=np.diag([1.0, 2.0] / units**2), form=form)
+    assert_close(found.log_likelihood, expected.log_likelihood, "iterative")
+    assert_close(found.states * units, expected.states, "iterative")
+
+
+def test_units_of_the_outputs_make_no_covariance_singular():
+    Re = np.array([[1.0, 0.3], [0.3, 1.0]])
+    model = InnovationsModel([[0.5]], np.zeros((1, 0)), np.ones((2, 1)), K=[[0.2, 0.1]], Re=Re)
+    units = np.array([1.0, 1e10])
+    other = InnovationsModel(
+        [[0.5]], np.zeros((1, 0)), units[:, None], K=[[0.2, 1e-11]], Re=Re * np.outer(units, units)
+    )
+    y = np.random.default_rng(0).standard_normal((50, 2))
+    expected = kalman_filter(model, y).log_likelihood - 50 * np.log(1e10)
+    assert_close(kalman_filter(other, y * units).log_likelihood, expected, "iterative")
+
+
+@pytest.mark.parametrize("size", [1e8, 1e12, 1e20])
+def test_a_wide_prior_keeps_its_digits(size):
+    """Roots carry the first samples, where a covariance would lose what the outputs tell."""
+    model = InnovationsModel([[0.9, 0.2], [0.0, 0.7]], np.zeros((2, 0)), [[1.0, 0.5]], K=[[0.4], [0.2]])
+    y = np.random.default_rng(0).standard_normal((80, 1))
+    expected = kalman_filter(model, y, P0=size * np.eye(2), form="square_root")
+    found = kalman_filter(model, y, P0=size * np.eye(2))
+    assert_close(found.log_likelihood, expected.log_likelihood, "iterative")
+    assert_close(found.states, expected.states, "iterative")
+    if size > 1e10:
+        with pytest.raises(DataError, match="square_root"):
+            kalman_filter(model, y, P0=size * np.eye(2), form="parallel")
+
+
+def test_a_model_without_noise_is_refused_by_name():
+    with pytest.raises(DataError, match="StateSpace came; an InnovationsModel"):
+        kalman_filter(StateSpace([[0.5]], [[1.0]], [[1.0]]), IOData([1.0], [1.0]))  # pyright: ignore[reportArgumentType]

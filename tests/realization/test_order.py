@@ -82,3 +82,9 @@ def test_what_is_reported():
 def test_what_is_refused(s, options, error, message):
     with pytest.raises(error, match=message):
         estimate_order(s, **options)
+
+
+@pytest.mark.parametrize("wrong", [{"blocks": 3}, {"channels": (1, 2, 3)}, {"blocks": (3,)}])
+def test_sizes_that_are_no_pairs_are_refused(wrong):
+    with pytest.raises(ShapeError, match="a pair of whole numbers"):
+        estimate_order([3.0, 1.0, 0.1], **wrong)

@@ -10,7 +10,7 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realization.errors import DataError, RankError, ShapeError, UnstableError
+from realization.errors import DataError, ShapeError, UnstableError
 from realization.filtering import innovations, kalman_filter, kalman_smoother, stationary_covariance
 from realization.identification import arx
 from realization.signals import IOData
@@ -170,10 +170,9 @@ def test_square_roots_keep_what_covariances_lose():
     model = InnovationsModel(np.eye(3), np.zeros((3, 0)), C, Re=tiny**2 * np.eye(2))
     data = IOData(np.ones((3, 2)))
     expected = exact_variances(np.eye(3), C.tolist(), tiny**2)
-    found = kalman_filter(model, data, P0=np.eye(3), form="square_root").covariances[1]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    with pytest.raises(RankError, match="form='square_root'"):
-        kalman_filter(model, data, P0=np.eye(3))
+    for form in ("square_root", "covariance"):  # which begins with roots where the prior is wide
+        found = kalman_filter(model, data, P0=np.eye(3), form=form).covariances[1]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @given(model=innovations_models(states=(1, 4)), seed=seeds)
@@ -239,3 +238,14 @@ class TestMissing:
         left = IOData(y, missing=True).detrend("linear").y
         assert_close(left[np.isfinite(y)], np.zeros(10), scale=1.0)
         assert np.isnan(left[[1, 4], 0]).all()
+
+
+def test_smoothing_from_a_wide_prior():
+    """The covariance is a sum there, not a difference of large numbers."""
+    model = InnovationsModel([[0.9]], np.zeros((1, 0)), [[1.0]], K=[[0.4]])
+    y = np.random.default_rng(0).standard_normal((40, 1))
+    found = kalman_smoother(model, y, P0=[[1e9]])
+    information = 1e-9 + sum(0.5 ** (2 * t) for t in range(40))
+    assert_close(found.covariances[0], [[1 / information]], "iterative")
+    with pytest.raises(DataError, match="smaller P0"):
+        kalman_smoother(model, y, P0=[[1e16]])
