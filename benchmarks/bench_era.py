@@ -20,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.optimize
 from _results import Row, write_results
+from _timing import in_turn
 from numpy.typing import NDArray
 
 import realization as rz
@@ -65,17 +66,6 @@ def by_control(h: Array, size: int) -> NDArray[np.complex128]:
     return np.linalg.eigvals(model.A)
 
 
-def in_turn(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Fastest of each, taken in turn so that a busy moment hits all."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            taken[name].append(time.perf_counter() - start)
-    return {name: min(seconds[1:]) for name, seconds in taken.items()}
-
-
 def rows_of(size: int, noise: float) -> list[Row]:
     h = sequence(size, noise)
     kind = f"{size} x {size}, {'noise 1e-3' if noise else 'no noise'}"
@@ -84,7 +74,7 @@ def rows_of(size: int, noise: float) -> list[Row]:
     peers: dict[str, Callable[[], NDArray[np.complex128]]] = {
         "pymor randomized": lambda: by_pymor(h, size, True)
     }
-    fastest = in_turn(calls | peers, REPEATS[size])
+    fastest = in_turn(calls | peers, REPEATS[size], best=True)
     if size == 2000 and not noise:
         dense = {"pymor dense": lambda: by_pymor(h, size, False), "control": lambda: by_control(h, size)}
         peers |= dense

@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 from _results import Row, write_results
+from _timing import seconds
 
 import realization as rz
 from realization.stream import StreamingFactorization
@@ -43,17 +43,6 @@ def record(length: int, seed: int = 0, noise: float = 0.1) -> rz.IOData:
     u = rng.standard_normal((length, 2))
     y = plant(seed).simulate(u)
     return rz.IOData(y + noise * y.std(axis=0) * rng.standard_normal(y.shape), u)
-
-
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Best of several calls, after one that compiles; the peer gets the same."""
-    run()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
 
 
 def repeats(length: int) -> int:
@@ -122,14 +111,18 @@ def main() -> None:
     rows = []
     for length, goal in SIZES.items():
         data = record(length)
-        ours = seconds(lambda data=data: rz.n4sid(data, order=ORDER, block_rows=ROWS), repeats(length))
+        ours = seconds(
+            lambda data=data: rz.n4sid(data, order=ORDER, block_rows=ROWS), repeats(length), best=True
+        )
         peer = slicot_seconds(length)
         name = None if peer is None else "SLICOT (ctrlsys)"
         rows.append(Row(f"n4sid, {length} samples", ours, "s", name, peer, goal=goal, larger_is_better=False))
         if length >= 100_000:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                every = seconds(lambda data=data: rz.subspace_orders(data, block_rows=ROWS), repeats(length))
+                every = seconds(
+                    lambda data=data: rz.subspace_orders(data, block_rows=ROWS), repeats(length), best=True
+                )
             rows.append(
                 Row(
                     f"orders 1..20 at once against order {ORDER}, {length} samples",

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import bmojo_kernels as bk
@@ -13,21 +12,11 @@ import numba
 import numpy as np
 import torch
 from _results import Row, write_results
+from _timing import in_turn
 from bmojo_kernels.linear_scan import numba_cpu
 from torch._higher_order_ops.associative_scan import associative_scan
 
 B, T, C = 4, 8192, 256
-
-
-def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, all of them in every round, so that a busy moment strikes all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(times[1:])) for name, times in taken.items()}
 
 
 def combine(left: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -77,17 +66,31 @@ def main() -> None:
         )
         share = 100 * times["mul"] / times["scan"]
         case = f"forward {B} x {T} x {C}, {str(dtype)[6:]}, speed of torch.mul(out=) reached"
-        rows.append(Row(case, share, "%", "scan, ms", times["scan"], goal=85.0, ratio=share / 100))
+        rows.append(Row(case, share, "%", "scan, ms", 1e3 * times["scan"], goal=85.0, ratio=share / 100))
     scan = lambda a, b: bk.linear_scan(a, b)[0]  # noqa: E731
     forward = in_turn({"ours": lambda: scan(a, b)} | {n: lambda f=f: f(a, b) for n, f in peers().items()}, 5)
     both = in_turn({"ours": with_backward(scan)} | {n: with_backward(f) for n, f in peers().items()}, 5)
     for name in list(forward)[1:]:
         what = f"{B} x {T} x {C}, float32, with allocation"
         rows.append(
-            Row(f"forward {what}", forward["ours"], "ms", name, forward[name], larger_is_better=False)
+            Row(
+                f"forward {what}",
+                1e3 * forward["ours"],
+                "ms",
+                name,
+                1e3 * forward[name],
+                larger_is_better=False,
+            )
         )
         rows.append(
-            Row(f"forward and backward {what}", both["ours"], "ms", name, both[name], larger_is_better=False)
+            Row(
+                f"forward and backward {what}",
+                1e3 * both["ours"],
+                "ms",
+                name,
+                1e3 * both[name],
+                larger_is_better=False,
+            )
         )
     write_results("linear_scan", rows)
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import scipy.signal
 from _results import Row, write_results
+from _timing import seconds
 
 import realization as rz
 
 LENGTH = 100_000
-
-
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median of several calls, after one that compiles."""
-    run()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))
 
 
 def main() -> None:
