@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -125,7 +126,7 @@ def timed(call: Callable[[], object]) -> float:
     return min(taken)
 
 
-def by_ctrlsys(model: rz.StateSpace) -> dict[str, object]:
+def by_ctrlsys(model: rz.StateSpace) -> dict[str, Any]:
     import ctrlsys
 
     dico = "C" if model.dt == 0 else "D"
@@ -142,7 +143,7 @@ def by_ctrlsys(model: rz.StateSpace) -> dict[str, object]:
     found = reduce()
     hsv = found[3] if model.is_stable else found[4]
     count = int((np.asarray(hsv) > 0).sum())
-    result: dict[str, object] = {"seconds": timed(reduce), "hsv": np.asarray(hsv)[:count].tolist()}
+    result: dict[str, Any] = {"seconds": timed(reduce), "hsv": np.asarray(hsv)[:count].tolist()}
     if model.is_stable and model.n_states <= LARGEST_NORM:
 
         def norm() -> float:
@@ -154,7 +155,7 @@ def by_ctrlsys(model: rz.StateSpace) -> dict[str, object]:
     return result
 
 
-def by_pymor(model: rz.StateSpace) -> dict[str, object]:
+def by_pymor(model: rz.StateSpace) -> dict[str, Any]:
     from pymor.core.logger import set_log_levels
     from pymor.models.iosys import LTIModel
     from pymor.reductors.bt import BTReductor
@@ -162,7 +163,7 @@ def by_pymor(model: rz.StateSpace) -> dict[str, object]:
     if not model.is_stable:
         raise NotImplementedError("pyMOR's BTReductor takes stable models")
     set_log_levels({"pymor": "ERROR"})
-    step = 0 if model.dt == 0 else 1.0 if model.dt is None else model.dt
+    step: Any = 0 if model.dt == 0 else 1.0 if model.dt is None else model.dt
 
     def reduce() -> Array:
         whole = LTIModel.from_matrices(model.A, model.B, model.C, model.D, sampling_time=step)
@@ -173,20 +174,21 @@ def by_pymor(model: rz.StateSpace) -> dict[str, object]:
     return {"seconds": timed(reduce), "hsv": reduce().tolist()}
 
 
-def by_control(model: rz.StateSpace) -> dict[str, object]:
+def by_control(model: rz.StateSpace) -> dict[str, Any]:
     import control
 
     if model.n_states > LARGEST_NORM or not model.is_stable:
         raise NotImplementedError("no reduction without slycot, and the norm takes minutes")
+    kind: Any = "inf"
     whole = control.ss(model.A, model.B, model.C, model.D, 0 if model.dt == 0 else model.dt or True)
 
     def norm() -> float:
-        return float(control.system_norm(whole, p="inf", tol=1e-10, print_warning=False))
+        return float(control.system_norm(whole, p=kind, tol=1e-10, print_warning=False))
 
     return {"norm": norm(), "norm seconds": timed(norm)}
 
 
-def stochastic_by_ctrlsys(model: rz.StateSpace) -> dict[str, object]:
+def stochastic_by_ctrlsys(model: rz.StateSpace) -> dict[str, Any]:
     import ctrlsys
 
     model = with_direct_term(model)
@@ -209,7 +211,7 @@ PEERS = {"ctrlsys": by_ctrlsys, "pymor": by_pymor, "control": by_control}
 OTHERS = {"slicot stochastic": stochastic_by_ctrlsys}
 
 
-def ask(peer: str, case: str) -> dict[str, object]:
+def ask(peer: str, case: str) -> dict[str, Any]:
     """What a peer finds, from a process of its own; empty where it cannot."""
     command = [sys.executable, __file__, "--peer", peer, "--case", case]
     try:
@@ -287,7 +289,7 @@ def band_rows(case: str, model: rz.StateSpace) -> list[Row]:
     return [Row(f"{case}: time, frequency-limited", seconds, "s")]
 
 
-def accuracy_rows(case: str, hsv: Array, answers: dict[str, dict[str, object]]) -> list[Row]:
+def accuracy_rows(case: str, hsv: Array, answers: dict[str, dict[str, Any]]) -> list[Row]:
     rows = []
     for peer, answer in answers.items():
         if "hsv" not in answer:
@@ -305,7 +307,7 @@ def accuracy_rows(case: str, hsv: Array, answers: dict[str, dict[str, object]]) 
     return rows
 
 
-def norm_rows(case: str, model: rz.StateSpace, answers: dict[str, dict[str, object]]) -> list[Row]:
+def norm_rows(case: str, model: rz.StateSpace, answers: dict[str, dict[str, Any]]) -> list[Row]:
     if not model.is_stable or case.startswith("graded"):
         return []
     value = rz.hinf_norm(model).value

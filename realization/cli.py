@@ -1,4 +1,4 @@
-r"""The command `realization`: identify a model from a file, report on a model, list data sets.
+r"""The command `realization`: inspect a record, identify a model, report on it, list data sets.
 
 Progress goes to standard error and results to standard output. Whatever is wrong with the data or the options
 is one line, `realization: error: ...`, and exit code 2; files are written whole or not at all.
@@ -19,7 +19,15 @@ from typing import NoReturn
 import numpy as np
 
 from realization.errors import DataError, RealizationError, RealizationWarning, ShapeError
-from realization.signals import IOData, describe_data, list_data, load_data, read_csv
+from realization.signals import (
+    IOData,
+    describe_data,
+    inspect_data,
+    list_data,
+    load_data,
+    read_csv,
+    read_data,
+)
 from realization.systems import InnovationsModel, StateSpace, load_model, save_model
 
 __all__ = ["main"]
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_identify(commands)
     _add_report(commands)
+    _add_inspect(commands)
     _add_data(commands)
     return parser
 
@@ -131,6 +140,31 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_record(command)
     _add_page(command, required=True)
     command.set_defaults(run=_report)
+
+
+def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "inspect",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="look for what would spoil an estimate: gaps, saturation, drift, feedback, dead time, ...",
+        description="Look at a record before anything is estimated from it, and say what to do about it.",
+        epilog=(
+            "example:\n"
+            "  realization data dryer --out dryer.csv\n"
+            "  realization inspect dryer.csv --input 'heater voltage' --output 'air temperature'"
+        ),
+    )
+    command.add_argument("file", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
+    command.add_argument(
+        "--input", action="append", default=[], type=_column, metavar="COLUMN",
+        help="an input: name, or number from 0; repeat for more",
+    )  # fmt: skip
+    command.add_argument(
+        "--output", action="append", required=True, type=_column, metavar="COLUMN",
+        help="an output, named likewise; empty cells count as missing samples",
+    )  # fmt: skip
+    command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
+    command.set_defaults(run=_inspect)
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -220,6 +254,11 @@ def _identify(options: argparse.Namespace) -> None:
     print(f"order: {model.n_states}")
     for label, fit in fits.items():
         print(f"fit {label}, held back: {', '.join(f'{x:.1f} %' for x in fit)}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    data = read_data(options.file, inputs=options.input, outputs=options.output, dt=options.dt, missing=True)
+    print(inspect_data(data))
 
 
 def _report(options: argparse.Namespace) -> None:

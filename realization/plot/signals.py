@@ -80,7 +80,7 @@ def fit(
             label = f"{name}, {fit_percent(y, curve)[0]:.1f} %"
             ax.plot(record.time, curve, color=COLOURS[meaning], linewidth=1.5, linestyle=dashes, label=label)
         _time_axis(ax, record)
-        ax.set_ylabel(record.output_names[output])
+        ax.set_ylabel(record.output_labels[output])
         legend(ax)
     return ax
 
@@ -298,7 +298,7 @@ def reconstruction(
             transform=ax.get_xaxis_transform(), clip_on=False
         )  # fmt: skip
         _time_axis(ax, record)
-        ax.set_ylabel(record.output_names[output])
+        ax.set_ylabel(record.output_labels[output])
         legend(ax)
     return ax
 

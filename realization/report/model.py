@@ -122,8 +122,8 @@ def _fits(model: InnovationsModel, train: IOData, test: IOData) -> dict[str, Arr
 
 def _what(model: InnovationsModel, train: IOData, test: IOData, method: str) -> Section:
     rows = [
-        ["outputs", ", ".join(test.output_names)],
-        ["inputs", ", ".join(test.input_names) or "none (a time series)"],
+        ["outputs", ", ".join(test.output_labels)],
+        ["inputs", ", ".join(test.input_labels) or "none (a time series)"],
         ["samples to learn from", str(train.length)],
         ["samples held back", str(test.length)],
         ["step", "unnamed" if test.dt is None else f"{test.dt:g} s"],

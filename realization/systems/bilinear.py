@@ -10,11 +10,9 @@ from realization.systems.projection import System
 
 __all__ = ["to_continuous", "to_discrete"]
 
-ROOT_TWO = float(np.sqrt(2.0))
 
-
-def to_continuous(system: System, caller: str) -> System:
-    r"""Continuous system with $G_c(s) = G(z)$ for $s = (z - 1) / (z + 1)$, and the same gramians."""
+def to_continuous(system: System, caller: str, rate: float = 1.0) -> System:
+    r"""Continuous system with $G_c(s) = G(z)$ for $s = \gamma (z - 1) / (z + 1)$, and the same gramians."""
     n = len(system.A)
     plus = system.A + np.eye(n)
     if n and np.linalg.cond(plus) > 1e-2 / EPS:
@@ -25,7 +23,8 @@ def to_continuous(system: System, caller: str) -> System:
     reached = np.asarray(np.linalg.solve(plus, np.hstack([system.A - np.eye(n), system.B])), dtype=float)
     A, B = reached[:, :n], reached[:, n:]
     C = np.asarray(np.linalg.solve(plus.T, system.C.T).T, dtype=float)
-    return System(A, ROOT_TWO * B, ROOT_TWO * C, system.D - system.C @ B, system.weight)
+    scale = float(np.sqrt(2.0 * rate))
+    return System(rate * A, scale * B, scale * C, system.D - system.C @ B, system.weight)
 
 
 def to_discrete(system: System, rate: float = 1.0) -> System:

@@ -24,6 +24,7 @@ from realization.systems.projection import (
     reduced_system,
     warn_unless_stable,
 )
+from realization.systems.rounding import gain_rounding, measured_error
 
 __all__ = ["FrequencyLimitedTruncation", "frequency_limited_truncation"]
 
@@ -48,7 +49,8 @@ class FrequencyLimitedTruncation:
     band : tuple of float
         Where the error was to be small, rad/s.
     bound : float
-        Upper bound on `error`; infinite without `modified=True`, for then none is known.
+        Upper bound on `error`, with an estimate of what rounding adds; infinite without `modified=True`, for
+        then none is known.
 
     Examples
     --------
@@ -64,9 +66,15 @@ class FrequencyLimitedTruncation:
     order: int
     unstable: int
     band: Band
-    bound: float
+    _exact_bound: float
     _full: StateSpace
     _reduced: StateSpace
+
+    @cached_property
+    def bound(self) -> float:
+        """Upper bound on the error over all frequencies."""
+        exact = self._exact_bound
+        return exact + gain_rounding(self._full, self._reduced) if np.isfinite(exact) else np.inf
 
     @cached_property
     def band_error(self) -> float:
@@ -76,9 +84,7 @@ class FrequencyLimitedTruncation:
     @cached_property
     def error(self) -> float:
         r"""Measured: the largest $\lVert G - G_r \rVert$ over all frequencies; infinite if unstable."""
-        if not self._reduced.is_stable:
-            return np.inf
-        return hinf_norm(difference(self._full, self._reduced)).value
+        return measured_error(self._full, self._reduced)
 
 
 def frequency_limited_truncation(

@@ -166,20 +166,27 @@ def band_function(T: Array, band: Band, dt: float | None) -> Array:
     if n == 0:
         return T
     S, into, back = complex_schur(T, np.eye(n), np.eye(n))
-    low, high = (_up_to(S, omega, dt) for omega in band)
-    # Each is the imaginary part of its logarithm in the real coordinates, not in those of S.
-    return (back @ (high - low) @ into).imag
+    # The imaginary part is that in the real coordinates, not in those of S.
+    return (back @ _between(S, band, dt) @ into).imag
 
 
-def _up_to(S: NDArray[np.complex128], omega: float, dt: float | None) -> NDArray[np.complex128]:
-    """Triangular matrix whose imaginary part in real coordinates is `F` of the band from 0 to `omega`."""
-    identity = np.eye(len(S))
-    if omega == 0.0:
-        return np.zeros(S.shape, complex)
-    if dt == 0:
-        if np.isinf(omega):
-            return np.diag(np.full(len(S), 0.5j))
-        return np.asarray(scipy.linalg.logm(-S - 1j * omega * identity), dtype=np.complex128) / -np.pi
-    theta = omega * (1.0 if dt is None else dt)
-    logarithm = np.asarray(scipy.linalg.logm(identity - np.exp(-1j * theta) * S), dtype=np.complex128)
-    return (0.5j * theta * identity + logarithm) / np.pi
+def _between(S: NDArray[np.complex128], band: Band, dt: float | None) -> NDArray[np.complex128]:
+    """Triangular matrix whose imaginary part in real coordinates is `F` of the band.
+
+    The eigenvalues of both arguments lie in the right half-plane, so that the difference of their
+    logarithms is the one logarithm of their quotient.
+    """
+    (low, high), identity = band, np.eye(len(S), dtype=complex)
+    step = 1.0 if dt is None else dt
+    if dt == 0 and np.isinf(high):
+        upper, turn = identity, 0.5
+    elif dt == 0:
+        upper, turn = -S - 1j * high * identity, 0.0
+    else:
+        upper, turn = identity - np.exp(-1j * high * step) * S, (high - low) * step / 2 / np.pi
+    if low > 0:
+        lower = -S - 1j * low * identity if dt == 0 else identity - np.exp(-1j * low * step) * S
+        upper = scipy.linalg.solve_triangular(lower, upper, check_finite=False)
+    sign = -np.pi if dt == 0 else np.pi
+    logarithm = np.asarray(scipy.linalg.logm(upper), dtype=np.complex128) / sign
+    return np.asarray(logarithm + 1j * turn * identity, dtype=np.complex128)

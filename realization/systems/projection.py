@@ -146,20 +146,23 @@ def kept_states(caller: str, hsv: Array, order: int | None, unstable: int) -> in
 def reduced_system(
     system: System, factors: Factors, kept: int, method: Method, match_dc: bool, point: float
 ) -> System:
-    """Truncation, or singular perturbation with the states that go settled at the frequency `point`."""
+    """Truncation, or singular perturbation with the states that go settled at the frequency `point`.
+
+    That is truncation of the inverse: of `Φ = (point I - A)⁻¹` in the place of `A`. States whose values are
+    rounding have no part in it.
+    """
     right, left = _bases(factors, slice(0, kept), method)
-    A, B, C, D = left.T @ system.A @ right, left.T @ system.B, system.C @ right, system.D
-    if match_dc:
-        rank = max(kept, rank_of(factors.hsv))
-        rest_right, rest_left = _bases(factors, slice(kept, rank), method)
-        from_rest, to_rest = left.T @ system.A @ rest_right, rest_left.T @ system.A @ right
-        rest_B, rest_C = rest_left.T @ system.B, system.C @ rest_right
-        within = point * np.eye(rank - kept) - rest_left.T @ system.A @ rest_right
-        settled = np.linalg.solve(within, np.hstack([to_rest, rest_B]))
-        state, direct = settled[:, :kept], settled[:, kept:]
-        A, B = A + from_rest @ state, B + from_rest @ direct
-        C, D = C + rest_C @ state, D + rest_C @ direct
-    return System(A, B, C, D, system.weight)
+    A, B, C, D, weight = system
+    if not match_dc:
+        return System(left.T @ A @ right, left.T @ B, C @ right, D, weight)
+    n, m = B.shape
+    settled = np.linalg.solve(point * np.eye(n) - A, np.hstack([B, right]))
+    at_rest, moved = settled[:, :m], settled[:, m:]
+    solved = np.linalg.inv(left.T @ moved)
+    state, direct = solved, solved @ (left.T @ at_rest)
+    return System(
+        point * np.eye(kept) - state, direct, C @ moved @ state, D + C @ (at_rest - moved @ direct), weight
+    )
 
 
 def _bases(factors: Factors, chosen: slice, method: Method) -> tuple[Array, Array]:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.errors import OrderWarning
 from realization.systems.lyapunov import lyapunov_factor
 from realization.systems.models import StateSpace
-from realization.systems.norms import hinf_norm
 from realization.systems.projection import (
     Method,
     Parts,
     assembled,
     balanced,
     check_options,
-    difference,
     kept_states,
     rank_of,
     reduced_system,
     warn_unless_stable,
 )
+from realization.systems.rounding import gain_rounding, measured_error
 
 __all__ = ["BalancedTruncation", "balanced_truncation", "singular_perturbation"]
 
@@ -44,7 +45,10 @@ class BalancedTruncation:
     unstable : int
         How many of them are unstable poles, kept as they were.
     bound : float
-        Twice the sum of the `hsv` that were cut: an upper bound on `error`.
+        Twice the sum of the `hsv` that were cut, plus `rounding`: an upper bound on `error`.
+    rounding : float
+        Estimate of what rounding alone adds, in the units of the gain; beside poles close to the stability
+        limit it may be all there is.
 
     Examples
     --------
@@ -59,9 +63,18 @@ class BalancedTruncation:
     hsv: Array
     order: int
     unstable: int
-    bound: float
     _full: StateSpace
     _reduced: StateSpace
+
+    @cached_property
+    def rounding(self) -> float:
+        """What rounding may add to the error, first order, computed when it is first asked for."""
+        return gain_rounding(self._full, self._reduced)
+
+    @property
+    def bound(self) -> float:
+        """Upper bound on the error: twice the sum of what was cut, and rounding."""
+        return 2.0 * float(self.hsv[self.order - self.unstable :].sum()) + self.rounding
 
     @cached_property
     def error(self) -> float:
@@ -70,7 +83,7 @@ class BalancedTruncation:
         Of an `InnovationsModel`, the error from inputs and innovations at unit variance, `[u, e]`, to the
         outputs.
         """
-        return hinf_norm(difference(self._full, self._reduced)).value
+        return measured_error(self._full, self._reduced)
 
 
 def balanced_truncation(
@@ -102,8 +115,8 @@ def balanced_truncation(
     order : int, optional
         Number of states of the result, unstable poles included.
     tol : float, optional
-        In the place of `order`: the lowest order whose `bound` is at most `tol`. With neither, all states
-        whose Hankel singular value is above rounding are kept, a minimal realization.
+        In the place of `order`: the lowest order at which twice the sum of what is cut is at most `tol`. With
+        neither, all states whose Hankel singular value is above rounding are kept, a minimal realization.
     method : {"square-root", "balancing-free"}
         Balanced coordinates, or an orthonormal basis of the same subspace: the same transfer function, with a
         state that is better scaled where the singular values that are kept spread over many decades.
@@ -129,7 +142,8 @@ def balanced_truncation(
     Warns
     -----
     OrderWarning
-        If fewer states than `order` stand above rounding; the result has those.
+        If fewer states than `order` stand above rounding; the result has those. If `tol` is below what
+        rounding may add.
     StabilityWarning
         If the cut falls between equal singular values and the reduced model is not stable, or if the
         predictor of a reduced `InnovationsModel` is not.
@@ -180,7 +194,7 @@ def singular_perturbation(
     order : int, optional
         Number of states of the result, unstable poles included.
     tol : float, optional
-        In the place of `order`: the lowest order whose `bound` is at most `tol`.
+        In the place of `order`: the lowest order at which twice the sum of what is cut is at most `tol`.
     method : {"square-root", "balancing-free"}
         As for `balanced_truncation`.
 
@@ -232,12 +246,19 @@ def _truncated(
     reduced = reduced_system(stable, factors, kept, method, match_dc, float(discrete))
     result = assembled(caller, model, parts, reduced)
     warn_unless_stable(caller, result, reduced.A, "the cut falls between equal Hankel singular values")
-    bound = 2.0 * float(hsv[kept:].sum())
     pair = stable.driven(model.dt), reduced.driven(model.dt)
-    return BalancedTruncation(result, hsv, kept + unstable, unstable, bound, *pair)
+    reduction = BalancedTruncation(result, hsv, kept + unstable, unstable, *pair)
+    if tol is not None and tol < 1e-6 * hsv.max(initial=0.0) and reduction.rounding > tol:
+        warnings.warn(
+            f"{caller}: tol={tol:.3g} came; beside poles so close to the stability limit, rounding alone may "
+            f"change the gain by {reduction.rounding:.2g}.",
+            OrderWarning,
+            stacklevel=3,
+        )
+    return reduction
 
 
 def _within(tol: float, hsv: Array) -> int:
-    """Fewest states whose bound is at most `tol`."""
+    """Fewest states at which twice the sum of the others is at most `tol`."""
     bounds = 2.0 * np.append(np.cumsum(hsv[::-1])[::-1], 0.0)
     return min(rank_of(hsv), int(np.argmax(bounds <= tol)))

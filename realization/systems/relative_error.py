@@ -25,6 +25,7 @@ from realization.systems.projection import (
     reduced_system,
     warn_unless_stable,
 )
+from realization.systems.rounding import gain_rounding
 from realization.systems.spectral_factor import phase_factor, spectral_factor
 
 __all__ = ["StochasticTruncation", "balanced_stochastic_truncation"]
@@ -49,8 +50,8 @@ class StochasticTruncation:
     unstable : int
         How many of them are unstable poles, kept as they were.
     bound : float
-        $\prod_{i > r} (1 + \sigma_i) / (1 - \sigma_i) - 1$, an upper bound on `relative_error`; infinite
-        where a value of one was cut.
+        $\prod_{i > r} (1 + \sigma_i) / (1 - \sigma_i) - 1$ and an estimate of what rounding adds, an upper
+        bound on `relative_error`; infinite where a value of one was cut.
 
     Examples
     --------
@@ -65,8 +66,15 @@ class StochasticTruncation:
     hsv: Array
     order: int
     unstable: int
-    bound: float
     _relative: StateSpace
+
+    @cached_property
+    def bound(self) -> float:
+        """Upper bound on the relative error."""
+        cut = self.hsv[self.order - self.unstable :]
+        if (cut >= 1 - np.sqrt(EPS)).any():
+            return np.inf
+        return float(np.expm1(np.sum(np.log1p(cut) - np.log1p(-cut)))) + gain_rounding(self._relative)
 
     @cached_property
     def relative_error(self) -> float:
@@ -187,9 +195,8 @@ def balanced_stochastic_truncation(
     reduced = small if model.dt == 0 else to_discrete(small)
     result = assembled(NAME, model, parts, reduced)
     warn_unless_stable(NAME, result, reduced.A, "the cut falls between equal values of the phase")
-    bound = _bound(factors.hsv[kept:])
     relative = factor.whitened(to_discrete(_regularized(small, alpha), factor.rate)).driven(None)
-    return StochasticTruncation(result, factors.hsv, kept + parts.unstable, parts.unstable, bound, relative)
+    return StochasticTruncation(result, factors.hsv, kept + parts.unstable, parts.unstable, relative)
 
 
 def _within_one(factors: Factors) -> Factors:
@@ -220,9 +227,3 @@ def _check_rank(system: System) -> None:
             "needs full row rank (in discrete time: the gain at the Nyquist frequency), else no relative "
             "error is finite there. Give alpha > 0, a gain below which the error may be absolute."
         )
-
-
-def _bound(cut: Array) -> float:
-    if (cut >= 1 - np.sqrt(EPS)).any():
-        return np.inf
-    return float(np.expm1(np.sum(np.log1p(cut) - np.log1p(-cut))))

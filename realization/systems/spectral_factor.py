@@ -14,7 +14,7 @@ from realization.systems.doubling import doubled
 from realization.systems.lyapunov import EPS, SchurForm, lyapunov_factor
 from realization.systems.projection import System
 
-__all__ = ["SpectralFactor", "phase_factor", "spectral_factor"]
+__all__ = ["SpectralFactor", "inverse_sight", "phase_factor", "spectral_factor"]
 
 Array = NDArray[np.float64]
 REFINEMENTS = 6
@@ -46,6 +46,12 @@ class SpectralFactor(NamedTuple):
         A = np.block([[form.T, corner], [np.zeros((r, len(form.T))), reduced.A]])
         B = np.vstack([form.inward(full.B - self.write @ D), reduced.B])
         return System(A, B, np.hstack([form.outward(self.read), C_r]), D, full.weight)
+
+    def coprime(self) -> System:
+        r"""$V^{-1} G$, with the states of $G$."""
+        A, B, C, D, weight = self.system
+        K = _divided(self.root.T, self.write.T, lower=False).T
+        return System(A - K @ C, B - K @ D, self.read, _divided(self.root, D), weight)
 
 
 def spectral_factor(system: System, caller: str) -> SpectralFactor:
@@ -100,22 +106,31 @@ def phase_factor(factor: SpectralFactor) -> Array:
     $Q$ has the factor $R\, U (I + S^2)^{-1/2}$, so that the values of the phase of $V$ are
     $s / \sqrt{1 + s^2}$, below one whatever the rounding.
     """
-    form, system = factor.form, factor.system
-    seen = lyapunov_factor(form.T, form.outward(factor.read).T, discrete=True, transposed=True)
-    R = (form.Z @ seen) / form.scale[:, None]
-    L = lyapunov_factor(system.A, factor.write, discrete=True)
+    R = inverse_sight(factor)
+    L = lyapunov_factor(factor.system.A, factor.write, discrete=True)
     U, s, _ = scipy.linalg.svd(R.T @ L, check_finite=False)
     return np.asarray(R @ U / np.sqrt(1 + s**2), dtype=float)
+
+
+def inverse_sight(factor: SpectralFactor) -> Array:
+    """Factor of the observability gramian of the inverse of `V`."""
+    form = factor.form
+    seen = lyapunov_factor(form.T, form.outward(factor.read).T, discrete=True, transposed=True)
+    return np.asarray((form.Z @ seen) / form.scale[:, None], dtype=float)
 
 
 def _rate(system: System) -> float:
     """Where the inverse of the gain, and with it the matrix of the zeros, is smallest."""
     moduli = np.abs(SchurForm(system.A, system.A, system.A[0]).eigenvalues) if len(system.A) else np.ones(1)
-    rates = np.geomspace(max(moduli.min(), 1e-8 * moduli.max()), moduli.max(), RATES)
+    # Not the moduli themselves: a real pole beyond the limit may lie there.
+    rates = np.geomspace(0.37 * max(moduli.min(), 1e-8 * moduli.max()), 1.7 * moduli.max(), RATES)
 
     def size(rate: float) -> float:
-        B = np.linalg.solve(rate * np.eye(len(system.A)) - system.A, system.B)
-        C = np.linalg.solve(rate * np.eye(len(system.A)) - system.A.T, system.C.T).T
+        shifted = rate * np.eye(len(system.A)) - system.A
+        try:
+            B, C = np.linalg.solve(shifted, system.B), np.linalg.solve(shifted.T, system.C.T).T
+        except np.linalg.LinAlgError:
+            return np.inf
         U, values, Vt = np.linalg.svd(system.D + system.C @ B, full_matrices=False)
         if not values.min(initial=np.inf) > 0:
             return np.inf
@@ -143,7 +158,7 @@ def _start(system: System) -> tuple[SchurForm | None, Array]:
         return form, np.zeros((len(F), 0))
     T, Z, count = scipy.linalg.schur(form.T, sort="ouc", check_finite=False)
     V = form.scale[:, None] * (form.Z @ Z[:, :count])
-    back = np.linalg.inv(T[:count, :count])
+    back = np.asarray(np.linalg.inv(T[:count, :count]), dtype=float)
     inner = SchurForm.of(back)
     seen = lyapunov_factor(inner.T, inner.outward(read @ V @ back).T, discrete=True, transposed=True)
     M = (inner.Z @ seen) / inner.scale[:, None]

@@ -227,7 +227,8 @@ import json, sys, numpy as np, ctrlsys
 norms = []
 for continuous, A, B, C, D, m, p in json.load(sys.stdin):
     n = len(A)
-    A, B, C, D = (np.asfortranarray(np.reshape(x, s)) for x, s in ((A, (n, n)), (B, (n, m)), (C, (p, n)), (D, (p, m))))
+    shapes = (n, n), (n, m), (p, n), (p, m)
+    A, B, C, D = (np.asfortranarray(np.reshape(x, s)) for x, s in zip((A, B, C, D), shapes))
     start, E = np.array([0.0, 1.0]), np.eye(n, order="F")
     found = ctrlsys.ab13dd("C" if continuous else "D", "I", "N", "D", n, m, p, start, A, E, B, C, D, 1e-10)
     assert found[-1] == 0

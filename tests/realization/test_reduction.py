@@ -341,7 +341,7 @@ def beside_the_limit():
 
 
 class TestRounding:
-    @pytest.mark.parametrize("model", beside_the_limit())
+    @pytest.mark.parametrize("model", list(beside_the_limit()))
     @pytest.mark.parametrize("chosen", OPTIONS, ids=str)
     def test_the_bound_holds_beside_the_stability_limit(self, model, chosen):
         for order in (1, 2, 5):
