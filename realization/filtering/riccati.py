@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import ConvergenceError, DataError, RankError, ShapeError
 from realization.filtering.doubling import NoisySystem, centred, descended, doubled, refined, started
+from realization.systems.lyapunov import balance
 from realization.systems.models import InnovationsModel
 
 __all__ = ["DareSolution", "dare", "innovations_form"]
@@ -246,14 +247,9 @@ def _state_scale(system: NoisySystem) -> Array:
     """Powers of two that make the equation's coefficients alike in size, from balancing its pencil."""
     n = len(system.A)
     whole = np.block([[system.A.T, system.C.T @ system.C], [system.G @ system.G.T, system.A]])
-    try:
-        with np.errstate(
-            invalid="ignore"
-        ):  # a scale past 2^63 is no place in an array, and is not used as one
-            _, (scale, _) = scipy.linalg.matrix_balance(np.abs(whole), permute=False, separate=True)
-    except (ValueError, np.linalg.LinAlgError):
+    if not np.isfinite(whole).all():
         return np.ones(n)
-    exponent = np.log2(scale)
+    exponent = np.log2(balance(np.abs(whole))[1])
     exponent = np.round((exponent[n:] - exponent[:n]) / 2)
     return np.exp2(np.clip(exponent, -500, 500))
 

@@ -18,11 +18,22 @@ from numpy.typing import NDArray
 
 from realization.errors import ConvergenceError
 
-__all__ = ["SchurForm", "complex_schur", "lyapunov_factor"]
+__all__ = ["SchurForm", "balance", "complex_schur", "lyapunov_factor"]
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 EPS = float(np.finfo(float).eps)
+
+
+def balance(A: Array) -> tuple[Array, Array]:
+    """Scale states by powers of two until rows and columns are alike in size: `S⁻¹ A S`, and `S` as (n,).
+
+    LAPACK's `gebal` without permutations; SciPy's `matrix_balance` would take a scale past 2^63 for a place.
+    """
+    balanced, _, _, scale, info = scipy.linalg.lapack.dgebal(A, scale=1, permute=0)
+    if info:
+        raise ConvergenceError(f"LAPACK's gebal ended with {info}: the matrix cannot be balanced.")
+    return balanced, scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +59,9 @@ class SchurForm:
         """Balance, then LAPACK's `gees`."""
         if len(A) == 0:
             return cls(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0))
-        balanced, (scale, _) = scipy.linalg.matrix_balance(A, permute=False, separate=True)
+        balanced, scale = balance(A)
         T, Z = scipy.linalg.schur(balanced, output="real", check_finite=False)[:2]
-        return cls(T, Z, scale.astype(float))
+        return cls(T, Z, scale)
 
     @property
     def eigenvalues(self) -> Complex:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from scipy.signal import lfilter
@@ -59,7 +61,9 @@ def test_errors_are_as_large_as_they_say(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_without_noise_are_exact(kind):
     data, truth = signals(kind, 1, noise=0.0)
-    fit = fitted(kind, data)
+    # Without noise nothing tells Box and Jenkins' noise model, so the search for it does not end.
+    with pytest.warns(rz.ConvergenceWarning) if kind == "bj" else nullcontext():
+        fit = fitted(kind, data)
     known = {"armax": slice(0, -1), "oe": slice(None), "bj": [0, 1, 2, 3, 6, 7, 8]}[kind]
     assert_close(coefficients(fit, kind)[known], truth[known], "optimum")
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realization.errors import DataError, RealizationError, ShapeError, UnstableError
+from realization.memory import window_memory
 from realization.realize import mutual_information
 from realization.systems import InnovationsModel
-from realization.memory import window_memory
 from tests.oracles.gaussian import output_covariance
 from tests.strategies import innovations_models, seeds
 from tests.tolerances import assert_close
