@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,7 @@ from realization.systems.reduction import balanced_truncation
 __all__ = ["identify"]
 
 Array = NDArray[np.float64]
+Focus = Literal["both", "prediction", "simulation"]
 FEWEST_SAMPLES = 12
 MEMBERS = 6
 FIT_LOSS = 0.1
@@ -58,10 +59,11 @@ class _Judged(NamedTuple):
 
 
 class _Fold(NamedTuple):
-    """A stretch to estimate on, and one to judge on."""
+    """A stretch to estimate on, one to judge on, and what counts (0: simulation, 1: one step)."""
 
     stretch: Stretch
     held: Scaling
+    counted: tuple[int, ...]
 
 
 def identify(
@@ -71,6 +73,7 @@ def identify(
     max_order: int | None = None,
     feedthrough: bool = True,
     stable: bool = True,
+    focus: Focus = "both",
 ) -> Identification:
     r"""Identify a model in one call.
 
@@ -99,6 +102,8 @@ def identify(
     stable : bool
         Return a stable model in any case, with a warning where the estimate was not; `False` leaves poles
         where they are (for an unstable plant).
+    focus : {"both", "prediction", "simulation"}
+        Which fits on the held-back parts the choice is made by; a record without inputs has no simulation.
 
     Returns
     -------
@@ -127,11 +132,11 @@ def identify(
     array([0.8])
     """
     record = as_data(data)
-    _check_options(record, order, max_order)
+    _check_options(record, order, max_order, focus)
     scaled = scale(record, "identify")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        folds = _folds(scaled, feedthrough, stable)
+        folds = _folds(scaled, feedthrough, stable, focus)
         ranking = _ranking(scaled, folds, order, max_order)
         whole = Stretch(scaled, feedthrough=feedthrough, stable=stable)
         chosen, found = _best(ranking, whole)
@@ -163,7 +168,13 @@ def _in_balanced_coordinates(model: InnovationsModel) -> InnovationsModel:
     return balanced.model if usable and isinstance(balanced.model, InnovationsModel) else model
 
 
-def _check_options(record: IOData, order: int | None, max_order: int | None) -> None:
+def _check_options(record: IOData, order: int | None, max_order: int | None, focus: str) -> None:
+    if focus not in get_args(Focus):
+        raise DataError(f"identify: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
+    if focus == "simulation" and not record.n_inputs:
+        raise DataError(
+            "identify: a record without inputs has nothing to simulate from; take focus='prediction'."
+        )
     for name, value, least in (("order", order, 1), ("max_order", max_order, 1)):
         if value is not None and value < least:
             raise DataError(f"identify: {name}={value} came; at least {least} is needed.")
@@ -176,13 +187,18 @@ def _check_options(record: IOData, order: int | None, max_order: int | None) -> 
         )
 
 
-def _folds(scaled: Scaling, feedthrough: bool, stable: bool) -> list[_Fold]:
+def _folds(scaled: Scaling, feedthrough: bool, stable: bool, focus: Focus) -> list[_Fold]:
     """Estimate on three quarters, judge on the last; the other way round too unless the record is long."""
+    counted = {"both": (0, 1), "simulation": (0,), "prediction": (1,)}[focus]
+    if not scaled.u.shape[1]:
+        counted = (1,)
     length = len(scaled.y)
     cut = round(0.75 * length)
     spans = [(0, cut, cut, length), (length - cut, length, 0, length - cut)]
     return [
-        _Fold(Stretch(part(scaled, a, b), feedthrough=feedthrough, stable=stable), part(scaled, c, d))
+        _Fold(
+            Stretch(part(scaled, a, b), feedthrough=feedthrough, stable=stable), part(scaled, c, d), counted
+        )
         for a, b, c, d in spans[: 2 if length <= TWO_FOLDS_UP_TO else 1]
     ]
 
@@ -212,22 +228,21 @@ def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
     """Fits on the held-back parts; `None` where a fold does not support the candidate."""
     fitted, scores, shares, states = [], [], [], 0
     with_inputs = folds[0].held.u.shape[1] > 0
-    for stretch, held in folds:
+    for stretch, held, counted in folds:
         found = _made(members, stretch)
         if found is None:
             return None
         both = errors(found, held)
-        both = both if with_inputs else both[1:]
-        if not all(np.isfinite(e).all() for e in both):
+        if not all(np.isfinite(both[k]).all() for k in {*counted, 1}):
             return None
         states = len(found.A)
         # The first state is fitted to the part that is judged: more states, more freedom.
         freedom = np.sqrt(held.y.size / max(held.y.size - states, 1.0))
         size = spread(held)
         fit = [100 * (1 - np.linalg.norm(e, axis=0) / size) for e in both]
-        fitted.append((fit[0] if with_inputs else fit[0] * np.nan, fit[-1]))
-        scores.append(np.mean([np.maximum(100 - freedom * (100 - f), -100) for f in fit]))
-        shares += [_shares(freedom * e, size) for e in both]
+        fitted.append((fit[0] if with_inputs else fit[0] * np.nan, fit[1]))
+        scores.append(np.mean([np.maximum(100 - freedom * (100 - fit[k]), -100) for k in counted]))
+        shares += [_shares(freedom * both[k], size) for k in counted]
     simulation, prediction = np.mean(fitted, axis=0)
     name = members[0].name if len(members) == 1 else f"mean of the best {len(members)} paths, noise model"
     candidate = Candidate(
@@ -303,7 +318,7 @@ def _finished(
             assert early is not None  # the candidate was judged on this fold
             late = _finish(early, fold.stretch, max_order, tuned)
             fit = np.array([f.mean() for f in fits(late, fold.held)])
-            scores.append(np.maximum(fit, -100)[0 if fold.held.u.shape[1] else 1 :].mean())
+            scores.append(np.maximum(fit, -100)[list(fold.counted)].mean())
         return float(np.mean(scores))
 
     # Both are reduced to begin with: a gain that was refined without need is no gain.

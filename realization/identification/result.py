@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from realization.errors import RealizationError
-from realization.identification.residuals import residual_tests
+from realization.identification.candidates import Stretch
+from realization.identification.factorization import factorize, scale
+from realization.identification.residuals import ResidualTests, residual_tests
+from realization.identification.uncertainty import Uncertainty, uncertainty
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
@@ -89,6 +94,50 @@ class Identification:
     prediction_fit: Array
     notes: tuple[str, ...]
     data: IOData
+
+    @cached_property
+    def singular_values(self) -> Array:
+        """Canonical correlations of the record's past and future, largest first; empty if it is too short."""
+        scaled = scale(self.data, "identify")
+        rows = Stretch(scaled, feedthrough=True, stable=True).rows(True)
+        if rows < 2:
+            return np.zeros(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return factorize(scaled, rows, "identify").subspace("cva")[1]
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """Covariance of the parameters with bands of the frequency response and the poles.
+
+        It is that of a prediction-error model of this order; the model comes near to one where the
+        residuals are white.
+
+        Raises
+        ------
+        DataError
+            If the record has no more values than the model parameters.
+        """
+        return uncertainty(self.model, self.data)
+
+    @cached_property
+    def residuals(self) -> ResidualTests:
+        """Whiteness of the one-step residuals on the record, and their correlation with the inputs."""
+        return residual_tests(self.model, self.data)
+
+    def save_report(self, path: str | Path) -> Path:
+        """Write a self-contained HTML page with tables and pictures.
+
+        Parameters
+        ----------
+        path : str or Path
+        """
+        from realization.files import write_atomically
+        from realization.report.identification import identification_report
+
+        place = Path(path)
+        write_atomically(place, identification_report(self))
+        return place
 
     def report(self) -> str:
         """A page of plain text: data, choice, candidates, poles, fits, whiteness."""

@@ -101,7 +101,37 @@ class TestOnATruth:
         assert_close(first.model.A, second.model.A, "bitwise")
 
 
+class TestFocus:
+    def test_the_score_is_the_fit_that_was_asked_for(self):
+        data = record(300, 13)
+        for focus in ("prediction", "simulation"):
+            rows = [row for row in quiet(data, order=2, focus=focus).candidates if row.order == 2]
+            best = max(rows, key=lambda row: getattr(row, focus))
+            assert rows[0].method == best.method
+            # Only the correction for the first state's two values parts the score from the fit.
+            assert abs(rows[0].score - getattr(rows[0], focus)) < 1.0
+
+    def test_what_cannot_be_is_refused(self, rng):
+        with pytest.raises(DataError, match="focus='both of them'"):
+            identify(record(100, 1), focus="both of them")
+        with pytest.raises(DataError, match="nothing to simulate"):
+            identify(IOData(rng.standard_normal(100)), focus="simulation")
+
+
 class TestReport:
+    def test_what_is_made_on_demand(self, tmp_path):
+        result = quiet(record(400, 14), order=2)
+        assert 0.5 < result.singular_values[0] <= 1 + 1e-9
+        assert (np.diff(result.singular_values) <= 1e-12).all()
+        bands = result.uncertainty.poles()
+        truth = TRUTH.poles.real + 1j * np.abs(TRUTH.poles.imag) * np.sign(bands.poles.imag)
+        assert bands.covers(truth).all()
+        assert result.residuals.whiteness.is_white
+        text = result.save_report(tmp_path / "fit.html").read_text(encoding="utf-8")
+        assert text.count("data:image/png") == 3
+        assert "http" not in text.replace("http-equiv", "")
+        assert result.method in text
+
     def test_it_says_what_was_done(self):
         data = record(400, 6)
         result = quiet(data)

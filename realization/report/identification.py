@@ -1,0 +1,134 @@
+"""The page about an identification: what was tried, what was chosen, how sure it is, what is left."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from realization import plot
+from realization.errors import RealizationError
+from realization.identification.result import Identification
+from realization.report.page import Picture, Section, Table, figure_png, page
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["identification_report"]
+
+DRAWN_SAMPLES = 300
+DRAWN_OUTPUTS = 4
+LISTED = 10
+
+
+def identification_report(fit: Identification) -> str:
+    """HTML page about an identification.
+
+    Parameters
+    ----------
+    fit : Identification
+
+    Returns
+    -------
+    str
+        A self-contained HTML file (`page`).
+    """
+    one_step = f"{fit.prediction_fit.mean():.1f} %"
+    lead = f"**{fit.method}**, {fit.order} states: {one_step} one step ahead on parts that were held back."
+    keys = [(str(fit.order), "states"), (one_step, "one step ahead, held back")]
+    if fit.data.n_inputs:
+        keys.append((f"{fit.simulation_fit.mean():.1f} %", "from the inputs alone, held back"))
+    sections = [_ranking(fit), _record(fit), _poles(fit), _residuals(fit)]
+    if fit.notes:
+        sections.append(Section("Doubtful", "\n".join(f"- {note}" for note in fit.notes)))
+    return page("Identification", lead, sections, key_figures=keys)
+
+
+def _ranking(fit: Identification) -> Section:
+    rows = [
+        [
+            row.method,
+            row.order,
+            None if np.isnan(row.simulation) else row.simulation,
+            row.prediction,
+            row.score,
+        ]
+        for row in fit.candidates[:LISTED]
+    ]
+    text = (
+        f"The best {len(rows)} of {len(fit.candidates)} models, estimated on a part of the record and judged "
+        "on the rest. Of those that cannot be told from the best, the one of the lowest order is taken."
+    )
+    table = Table(["method", "order", "inputs alone, %", "one step, %", "score"], rows)
+    return Section("What was tried", text, table=table)
+
+
+def _record(fit: Identification) -> Section:
+    data, model = fit.data, fit.model
+    shown = data[: min(DRAWN_SAMPLES, data.length)]
+    curves = {"one step": model.predict(data)[: shown.length]}
+    if data.n_inputs and model.is_stable:
+        curves["inputs alone"] = model.simulate(data.u, model.estimate_x0(data))[: shown.length]
+    figures = [
+        _picture(
+            plot.fit(shown, curves, output=k), f"**{name}**: measured and modelled.", f"{name} over time"
+        )
+        for k, name in enumerate(data.output_names[:DRAWN_OUTPUTS])
+    ]
+    text = "The model on the record that it was estimated from: the fits in the legends are not held back."
+    return Section("The record", text, figures)
+
+
+def _poles(fit: Identification) -> Section:
+    if not fit.model.n_states:
+        return Section("Poles", "The model has no state.")
+    figure = _picture(plot.poles(fit.model), "Poles.", "Poles in the complex plane and the unit circle")
+    try:
+        bands = fit.uncertainty.poles()
+    except (RealizationError, np.linalg.LinAlgError) as error:
+        return Section("Poles", f"No bands: {error}", [figure])
+    errors = np.sqrt(np.maximum(bands.covariance[:, [0, 1], [0, 1]], 0.0))
+    rows = [
+        [f"{pole.real:.4f} {pole.imag:+.4f}i", f"{abs(pole):.4f}", *map(float, error)]
+        for pole, error in zip(bands.poles, errors)
+        if pole.imag >= 0
+    ]
+    header = ["pole", "modulus", "standard error, real", "imaginary"]
+    text = "Standard errors are those of a prediction-error model of this order."
+    return Section("Poles", text, [figure], Table(header, rows[:LISTED]))
+
+
+def _residuals(fit: Identification) -> Section:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tests = fit.residuals
+    except RealizationError as error:
+        return Section("Residuals", f"Not tested: {error}")
+    verdict = "white" if tests.whiteness.is_white else "**not white**"
+    text = f"One-step residuals on the record are {verdict} (p = {tests.whiteness.p_value:.2g})."
+    deviation = tests.residuals[:, 0] - tests.residuals[:, 0].mean()
+    ax = plot.autocorrelation(deviation, lags=len(tests.whiteness.autocorrelations) - 1)
+    name = fit.data.output_names[0]
+    figures = [_picture(ax, f"Autocorrelation of the residual of {name}.", "Autocorrelation with its band")]
+    rows = [
+        [output, source, float(tests.dynamics[i, j]), float(tests.feedback[i, j])]
+        for i, output in enumerate(fit.data.output_names)
+        for j, source in enumerate(fit.data.input_names)
+    ]
+    if not rows:
+        return Section("Residuals", text, figures)
+    text += (
+        " A small probability at earlier inputs says that the path misses something; at later ones, feedback."
+    )
+    table = Table(["output", "input", "p, inputs before", "p, inputs after"], rows)
+    return Section("Residuals", text, figures, table)
+
+
+def _picture(ax: Axes, caption: str, alt: str) -> Picture:
+    import matplotlib.pyplot as plt
+
+    picture = Picture(figure_png(ax.figure), caption, alt)  # pyright: ignore[reportArgumentType]
+    plt.close(ax.figure)  # pyright: ignore[reportArgumentType]
+    return picture
