@@ -114,7 +114,7 @@ def spikes(x: Array, level: float) -> NDArray[np.intp]:
     ones; a jump that stays is no spike.
     """
     whitening = autoregression(np.clip(x, *_fences(x)), min(20, len(x) // 10))
-    surprise = scipy.signal.lfilter(whitening, 1.0, x - np.median(x))[len(whitening) :]
+    surprise = scipy.signal.lfilter(whitening, [1.0], x - np.median(x))[len(whitening) :]
     scale = np.median(np.abs(surprise - np.median(surprise))) / 0.67449
     if not scale > 1e-12 * np.abs(x).max():
         return np.zeros(0, dtype=np.intp)
@@ -132,7 +132,7 @@ def bandwidth(x: Array) -> float | None:
     `None` where nothing stands out of the floor.
     """
     segment = min(len(x), 1024)
-    frequency, power = scipy.signal.welch(x, 2.0, nperseg=segment, detrend="linear")
+    frequency, power = scipy.signal.welch(scipy.signal.detrend(x), 2.0, nperseg=segment)
     floor = np.median(power[len(power) // 2 :])
     above = np.cumsum(power - floor)
     if above[-1] < 0.2 * power.sum():

@@ -254,7 +254,7 @@ class IOData:
             if (record.n_outputs, record.n_inputs) != (first.n_outputs, first.n_inputs):
                 raise ShapeError(
                     f"concatenate: record {number} has {record.n_outputs} outputs and {record.n_inputs} "
-                    f"inputs, record 0 {first.n_outputs} and {first.n_inputs}; they must be the same channels."
+                    f"inputs, record 0 {first.n_outputs} and {first.n_inputs}; all need the same channels."
                 )
             for what in ("dt", "output_names", "input_names", "output_units", "input_units"):
                 if getattr(record, what) != getattr(first, what):

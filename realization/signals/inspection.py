@@ -207,7 +207,7 @@ def inspect_data(data: IOData | ArrayLike, *, level: float = 0.01) -> DataInspec
 def _stretch(record: IOData) -> slice:
     """The longest run of complete samples within one experiment."""
     best = slice(0, 0)
-    complete = record.observed.all(axis=1)
+    complete = np.asarray(record.observed.all(axis=1))
     for span in record.spans:
         breaks = np.flatnonzero(~complete[span]) + span.start
         edges = np.concatenate([[span.start - 1], breaks, [span.stop]])
@@ -331,7 +331,7 @@ def _together(
                 "excitation",
                 name,
                 {"order": float(excitation[name])},
-                f"At most {max(0, excitation[name] // 2 - 1)} states can be told from it by subspace methods.",
+                f"At most {max(0, excitation[name] // 2 - 1)} states can be found from it by subspaces.",
                 "Take a richer input: random switching, a sweep, more sines.",
             )
     if len(moving) > 1:
@@ -381,7 +381,7 @@ def _delays(names: list[str], u: Array, y: Array, level: float) -> Iterator[Find
                 name,
                 {"samples": float(first), "largest correlation": largest, "bound": bound},
                 "Every sample of dead time costs a state.",
-                f"data.delay([...]) by {first - 1} leaves the one sample that a model without feedthrough has.",
+                f"data.delay([...]) by {first - 1} leaves the one of a model without feedthrough.",
             )
 
 
@@ -396,7 +396,7 @@ def _oversampling(record: IOData, y: Array, answering: list[int]) -> Iterator[Fi
         "oversampling",
         "",
         {"band / Nyquist frequency": band, "factor": float(factor)},
-        "Nearly all of every output lies in a small share of the band: poles crowd at 1, and noise is fitted.",
+        "Almost all of each output lies in a small share of the band: poles lie at 1, and noise is fitted.",
         f"data.resample({factor}), with inputs that were sampled as fast.",
     )
 

@@ -25,6 +25,7 @@ def excitation_order(u: Array, most: int = 2 * LAGS) -> int:
     """
     most = min(most, (len(u) + 1) // 2)
     columns = np.lib.stride_tricks.sliding_window_view(u - u.mean(), most)
+    columns = columns - columns.mean(axis=0)  # of the windows themselves, so that a constant leaves no trace
     gram = columns.T @ columns
 
     def independent(n: int) -> bool:
@@ -50,11 +51,12 @@ def collinearity(u: Array) -> Array:
 
 
 def feedback(u: Array, y: Array) -> tuple[float, int] | None:
-    r"""Significance of past outputs for the present input (column `u`, given all of `u`'s own past), and lags.
+    r"""Significance of past outputs for the present input (column `u`, given its own past), and lags.
 
     In open loop $E[u_t \mid u_{t-1}, \dots, y_{t-1}, \dots] = E[u_t \mid u_{t-1}, \dots]$, which is the same
     as a non-causal impulse response that is zero at negative times. `u` (T, m) has the tested input first;
-    F test. `None` where the input follows from its own past, so that nothing is left to test.
+    F test. What a controller does within one sample cannot be told from feedthrough and is not counted.
+    `None` where the input follows from its own past, so that nothing is left to test.
     """
     own = min(60, len(u) // 20)
     count = max(1, min(10, len(u) // (20 * (u.shape[1] + y.shape[1]))))
@@ -89,8 +91,8 @@ def dead_time(u: Array, y: Array, level: float) -> tuple[int, float, float] | No
     """
     whitening = autoregression(u, min(40, len(u) // 20))
     cut = len(whitening)
-    alpha = scipy.signal.lfilter(whitening, 1.0, u - u.mean())[cut:]
-    beta = scipy.signal.lfilter(whitening, 1.0, y - y.mean())[cut:]
+    alpha = scipy.signal.lfilter(whitening, [1.0], u - u.mean())[cut:]
+    beta = scipy.signal.lfilter(whitening, [1.0], y - y.mean())[cut:]
     lags = min(LONGEST_DELAY, len(alpha) // 10)
     if lags < 2 or not alpha.std() > 1e-9 * u.std() or not beta.std() > 0:
         return None

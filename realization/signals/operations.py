@@ -29,7 +29,7 @@ def without_trend(x: Array, degree: int) -> Array:
 
 def band_filter(band: tuple[float | None, float | None], dt: float) -> Array:
     """Second-order sections of a Butterworth filter for a band in Hz, shape (s, 6)."""
-    low, high = band
+    high = band[1]
     nyquist = 0.5 / dt
     edges = [edge for edge in band if edge is not None]
     if not edges or not all(0 < edge < nyquist for edge in edges) or sorted(set(edges)) != edges:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -136,7 +136,7 @@ def regular_record(
     kept = nearest[np.append(True, np.diff(index[nearest]) > 0)]
     on = index[kept]
     holes = np.diff(on) - 1
-    names = {
+    names: dict[str, Any] = {
         "output_names": output_names, "input_names": input_names,
         "output_units": output_units, "input_units": input_units,
     }  # fmt: skip
@@ -161,7 +161,7 @@ def regular_record(
 
 
 def _with_gaps(
-    on: NDArray[np.int64], y: Array, u: Array | None, step: float, hold: bool, names: dict[str, Sequence[str]]
+    on: NDArray[np.int64], y: Array, u: Array | None, step: float, hold: bool, names: dict[str, Any]
 ) -> IOData:
     if u is not None and not hold:
         raise DataError(
@@ -176,7 +176,9 @@ def _with_gaps(
     return IOData(outputs, None if u is None else u[last], step, missing=True, **names)
 
 
-def one_hot(codes: ArrayLike, *, values: Sequence[int] | None = None, name: str = "") -> tuple[Array, list[str]]:
+def one_hot(
+    codes: ArrayLike, *, values: Sequence[int] | None = None, name: str = ""
+) -> tuple[Array, list[str]]:
     r"""One column of zeros and ones for each code of a column of whole numbers but the first.
 
     The first code is the reference: with it, the columns would add up to the constant.
@@ -243,7 +245,7 @@ def _seconds(time: ArrayLike) -> Array:
     back = np.flatnonzero(np.diff(seconds) <= 0)
     if len(back):
         raise DataError(
-            f"regular_record: time does not rise after row {int(back[0])} ({len(back)} such places). Sort the "
+            f"regular_record: time does not rise after row {int(back[0])} ({len(back)} places). Sort the "
             "rows, and leave repeated ones out."
         )
     return seconds

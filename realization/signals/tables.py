@@ -39,8 +39,8 @@ def read_data(
     Parameters
     ----------
     path : str or path
-        Parquet needs pandas and pyarrow. Of NumPy and MATLAB files, a vector is a column under its own name, a
-        matrix `x` the columns `x1, x2, ...`; a `.npy` file without field names has columns 0, 1, ...
+        Parquet needs pandas and pyarrow. Of NumPy and MATLAB files, a vector is a column under its own name,
+        a matrix `x` the columns `x1, x2, ...`; a `.npy` file without field names has columns 0, 1, ...
     outputs, inputs : sequence of str or int
         Names of columns, or their numbers from 0.
     dt : float, optional

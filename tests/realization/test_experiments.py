@@ -99,7 +99,9 @@ def test_a_band_keeps_what_is_in_it_and_constants_do_not_jump():
     gain = scipy.signal.butter(4, 5.0, fs=100, output="sos")
     response = abs(scipy.signal.sosfreqz(gain, [20.0], fs=100)[1][0])
     assert abs(np.std(kept) - np.std(inside)) < 2 * response + 1e-3
-    assert_close(rz.IOData(np.full(50, 3.0)).prefilter(band=(None, 0.1)).y, np.full((50, 1), 3.0), "iterative")
+    assert_close(
+        rz.IOData(np.full(50, 3.0)).prefilter(band=(None, 0.1)).y, np.full((50, 1), 3.0), "iterative"
+    )
 
 
 def test_resampling_keeps_slow_signals_and_takes_away_fast_ones():
@@ -127,7 +129,7 @@ def test_resampling_keeps_slow_signals_and_takes_away_fast_ones():
         (lambda d: d.detrend(-1), rz.DataError, "degree from 0 to 5"),
         (lambda d: rz.IOData.concatenate([]), rz.DataError, "no records"),
         (lambda d: rz.IOData.concatenate([d, d.resample(2)]), rz.DataError, "dt=1.0"),
-        (lambda d: rz.IOData.concatenate([d, rz.IOData(d.y, dt=0.5)]), rz.ShapeError, "same channels"),
+        (lambda d: rz.IOData.concatenate([d, rz.IOData(d.y, dt=0.5)]), rz.ShapeError, "the same channels"),
         (lambda d: rz.IOData(d.y, starts=(0, 50)), rz.ShapeError, "below"),
         (lambda d: rz.IOData(d.y, output_units=["m"]), rz.ShapeError, "one each"),
     ],
@@ -146,7 +148,8 @@ def test_missing_samples_are_no_numbers_to_filter():
 
 
 @pytest.mark.parametrize(
-    "method", [rz.n4sid, rz.arx, rz.ssarx, rz.identify, rz.okid, rz.subspace_orders, rz.pem, rz.regularized_fir]
+    "method",
+    [rz.n4sid, rz.arx, rz.ssarx, rz.identify, rz.okid, rz.subspace_orders, rz.pem, rz.regularized_fir],
 )
 def test_methods_that_would_run_over_a_boundary_refuse(method, rng):
     part = rz.IOData(rng.standard_normal((100, 1)), rng.standard_normal((100, 1)))
