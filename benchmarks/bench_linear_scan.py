@@ -67,7 +67,10 @@ def main() -> None:
         share = 100 * times["mul"] / times["scan"]
         case = f"forward {B} x {T} x {C}, {str(dtype)[6:]}, speed of torch.mul(out=) reached"
         rows.append(Row(case, share, "%", "scan, ms", 1e3 * times["scan"], goal=85.0, ratio=share / 100))
-    scan = lambda a, b: bk.linear_scan(a, b)[0]  # noqa: E731
+
+    def scan(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return bk.linear_scan(a, b)[0]
+
     forward = in_turn({"ours": lambda: scan(a, b)} | {n: lambda f=f: f(a, b) for n, f in peers().items()}, 5)
     both = in_turn({"ours": with_backward(scan)} | {n: with_backward(f) for n, f in peers().items()}, 5)
     for name in list(forward)[1:]:
