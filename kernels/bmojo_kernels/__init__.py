@@ -1,5 +1,6 @@
 """Recurrences and selections: a naive oracle and a compiled kernel behind one function each."""
 
+from bmojo_kernels.backends import backend_for
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
@@ -8,6 +9,7 @@ from bmojo_kernels.selective_scan.op import selective_scan
 __all__ = [
     "RULES",
     "KeptSet",
+    "backend_for",
     "innovation_topk",
     "linear_scan",
     "lti_scan",
