@@ -132,8 +132,8 @@ def _check_triton(operation: str, device_type: str) -> None:
         )
     if device_type == "cpu" and not interpreting():
         raise ValueError(
-            f"{operation}: backend='triton' needs tensors on a GPU. On the CPU Triton only interprets, slowly, "
-            "for tests: set TRITON_INTERPRET=1 before the first import; or leave backend out."
+            f"{operation}: backend='triton' needs tensors on a GPU. On the CPU Triton only interprets, "
+            "slowly, for tests: set TRITON_INTERPRET=1 before the first import; or leave backend out."
         )
 
 
