@@ -4,6 +4,7 @@ from bmojo_kernels.backends import backend_for
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
+from bmojo_kernels.memory_attention.op import memory_attention
 from bmojo_kernels.selective_scan.op import selective_scan
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "innovation_topk",
     "linear_scan",
     "lti_scan",
+    "memory_attention",
     "selection_priority",
     "selective_scan",
 ]
