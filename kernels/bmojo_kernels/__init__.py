@@ -1,6 +1,7 @@
 """Recurrences and selections: a naive oracle and a compiled kernel behind one function each."""
 
 from bmojo_kernels.backends import backend_for
+from bmojo_kernels.causal_conv1d.op import causal_conv1d
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
@@ -11,6 +12,7 @@ __all__ = [
     "RULES",
     "KeptSet",
     "backend_for",
+    "causal_conv1d",
     "innovation_topk",
     "linear_scan",
     "lti_scan",
