@@ -1,0 +1,57 @@
+"""What every operation on tensors asks of them: shapes, dtypes, devices that fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+__all__ = ["alike", "check_shapes", "check_tensors", "learning", "state_dtype"]
+
+
+def check_shapes(operation: str, needed: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
+    """Refuse tensors of another shape than needed, by name; those left out pass."""
+    for name, (x, shape) in needed.items():
+        if x is not None and tuple(x.shape) != shape:
+            raise ValueError(f"{operation}: {name} has shape {tuple(x.shape)}; here it must be {shape}.")
+
+
+def check_tensors(
+    operation: str, one_dtype: Mapping[str, Tensor], others: Mapping[str, Tensor | None]
+) -> None:
+    """Refuse tensors of several dtypes or devices; `others` are computed with in the state's dtype."""
+    kinds = {str(x.dtype).removeprefix("torch.") for x in one_dtype.values()}
+    names = ", ".join(one_dtype)
+    if len(kinds) > 1 or not kinds <= {"float32", "float64", "bfloat16"}:
+        raise ValueError(
+            f"{operation}: {names} of {', '.join(sorted(kinds))} came; one dtype of float32, float64, "
+            "bfloat16 is needed."
+        )
+    places = {str(x.device) for x in (*one_dtype.values(), *others.values()) if x is not None}
+    if len(places) > 1:
+        raise ValueError(f"{operation}: tensors on {', '.join(sorted(places))} came; one device is needed.")
+
+
+def state_dtype(x: Tensor) -> dtype:
+    """What a recurrence is carried in: float32 for bfloat16, else the dtype of its inputs."""
+    import torch
+
+    return torch.float32 if x.dtype is torch.bfloat16 else x.dtype
+
+
+def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast the others in the dtype of `x`; elsewhere as they came, to be checked."""
+    import torch
+
+    if torch.is_autocast_enabled(x.device.type):
+        return tuple(other.to(x.dtype) for other in others)
+    return others
+
+
+def learning(*tensors: Tensor) -> bool:
+    """Whether a gradient will be asked for, so that what it needs is worth keeping."""
+    import torch
+
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -1,0 +1,166 @@
+"""`gated_delta_scan`: the recurrence of Gated DeltaNet, and its single step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, overload
+
+from bmojo_kernels.backends import choose
+from bmojo_kernels.checks import alike, check_shapes, check_tensors, learning, state_dtype
+from bmojo_kernels.packing import apart, check_packing, sequence_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["gated_delta_scan"]
+
+
+@overload
+def gated_delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    h0: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    innovations: Literal[False] = False,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gated_delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    h0: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    innovations: Literal[True],
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def gated_delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    h0: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    innovations: bool = False,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    r"""Gated delta rule: the state fades, then what it fails to predict of the value is written at the key.
+
+    $$S_t = e^{g_t} S_{t-1} (I - \beta_t k_t k_t^\top) + \beta_t v_t k_t^\top
+    = e^{g_t} S_{t-1} + e_t k_t^\top,$$
+    $$e_t = \beta_t \big(v_t - e^{g_t} S_{t-1} k_t\big), \qquad o_t = c\, S_t q_t$$
+
+    The innovation $e_t$ is held against the state as it has faded *to* step $t$, not as it was left at
+    $t - 1$. In chunks it is the solution of one unit lower triangular system (the WY form), the rest is
+    products of matrices.
+
+    Parameters
+    ----------
+    q, k : Tensor, shape (B, T, H, K)
+        Queries and keys; keys of unit length keep the rule stable for $0 \le \beta \le 2$. Float32, float64
+        or bfloat16; the state is carried in float32 where they are bfloat16.
+    v : Tensor, shape (B, T, H, V)
+    log_decay : Tensor, shape (B, T, H)
+        $g_t \le 0$; taken in the state's dtype.
+    beta : Tensor, shape (B, T, H)
+        Write strength; taken in the state's dtype.
+    h0 : Tensor, shape (B, H, V, K), optional
+        State before the first step, one for each sequence; zero when left out.
+    scale : float, optional
+        $c$; 1 when left out.
+    innovations : bool
+        Whether $e_t$ is returned too.
+    cu_seqlens : Tensor, shape (S + 1,), optional
+        Where packed sequences begin, and the end: int32 or int64, from 0 to T, with a batch of 1. States then
+        are (S, H, V, K).
+    backend : {None, "naive", "numba", "triton"}
+        What runs it; the compiled kernel of the device when left out.
+
+    Returns
+    -------
+    o : Tensor, shape (B, T, H, V)
+        Of the dtype of `v`.
+    h_last : Tensor, shape (B, H, V, K)
+        From which the next chunk goes on.
+    e : Tensor, shape (B, T, H, V)
+        Only with `innovations`; in the state's dtype.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit together.
+
+    References
+    ----------
+    S. Yang, J. Kautz, A. Hatamizadeh, *Gated delta networks: Improving Mamba2 with delta rule*, ICLR 2025,
+    section 3.
+
+    Examples
+    --------
+    A key that comes again is not surprising:
+
+    >>> import torch, bmojo_kernels as bk
+    >>> k, v, one = torch.eye(2)[[0, 1, 0]].view(1, 3, 1, 2), torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1)
+    >>> o, last, e = bk.gated_delta_scan(k, k, v, 0 * one, one, innovations=True)
+    >>> o.flatten().tolist(), e.flatten().tolist()
+    ([1.0, 1.0, 1.0], [1.0, 1.0, 0.0])
+    """
+    k, v = alike(q, k, v)
+    _check(q, k, v, log_decay, beta, h0, cu_seqlens)
+    state = state_dtype(q)
+    shape = (sequence_count(q.shape[0], cu_seqlens), q.shape[2], v.shape[-1], q.shape[-1])
+    start = q.new_zeros(shape, dtype=state) if h0 is None else h0.to(state)
+    log_decay, beta = log_decay.to(state), beta.to(state)
+    factor = 1.0 if scale is None else scale
+    if choose("gated_delta_scan", q.device.type, backend, q.dtype) == "naive":
+        from bmojo_kernels.gated_delta_scan.naive import gated_delta_scan_naive
+
+        wide = [m.to(state) for m in (q * factor, k, v, log_decay, beta)]
+        o, e, last = apart("gated_delta_scan", gated_delta_scan_naive, wide, [start], cu_seqlens)
+        o = o.to(v.dtype)
+    else:
+        from bmojo_kernels.gated_delta_scan.torch_op import gated_delta_scan_core
+
+        keep = learning(q, k, v, log_decay, beta, start)
+        o, e, last, _ = gated_delta_scan_core(q, k, v, log_decay, beta, start, cu_seqlens, factor, keep)
+    return (o, last, e) if innovations else (o, last)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    h0: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> None:
+    if q.ndim != 4 or v.ndim != 4:
+        raise ValueError(
+            f"gated_delta_scan: q {tuple(q.shape)} and v {tuple(v.shape)} came; (B, T, H, K) and (B, T, H, "
+            "V) are needed."
+        )
+    check_packing("gated_delta_scan", q.shape[0], cu_seqlens)
+    batch, length, heads, width = q.shape
+    needed = {
+        "k": (k, (batch, length, heads, width)),
+        "v": (v, (batch, length, heads, v.shape[-1])),
+        "log_decay": (log_decay, (batch, length, heads)),
+        "beta": (beta, (batch, length, heads)),
+        "h0": (h0, (sequence_count(batch, cu_seqlens), heads, v.shape[-1], width)),
+    }
+    check_shapes("gated_delta_scan", needed)
+    check_tensors(
+        "gated_delta_scan", {"q": q, "k": k, "v": v}, {"log_decay": log_decay, "beta": beta, "h0": h0}
+    )
