@@ -82,7 +82,8 @@ def line(row: dict[str, object]) -> str:
     """One row in writing."""
     text = f"{row['case']:<64} {row['value']:>10.4g} {row['unit']}"
     if row["peer"]:
-        text += f"  ({row['peer']}: {row['peer_value']:.4g}, ratio {row['ratio']:.3g})"
+        ratio = "" if row["ratio"] is None else f", ratio {row['ratio']:.3g}"
+        text += f"  ({row['peer']}: {row['peer_value']:.4g}{ratio})"
     if row["goal"] is not None:
         text += f"  goal {row['goal']:.4g}: {'met' if row['met'] else 'NOT MET'}"
     return text

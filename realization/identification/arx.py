@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,9 +10,10 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, ExcitationError
+from realization.errors import DataError, ExcitationError, StabilityWarning
 from realization.identification.factorization import Scaling, scale
 from realization.identification.realization import Realization, unscaled
+from realization.identification.stable_autoregression import stable_taps
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
 
@@ -33,6 +35,8 @@ class ArxResult:
         Lags of the outputs, taps of the inputs, and the inputs' delay in samples.
     criterion : ndarray, shape (max_order,)
         Value of the selection criterion at `na = nb = 1, 2, ...`; empty where the orders were given.
+    stabilized : bool
+        Whether poles were moved into the unit circle.
 
     Examples
     --------
@@ -50,6 +54,7 @@ class ArxResult:
     nb: int
     nk: int
     criterion: Array
+    stabilized: bool = False
 
 
 def arx(
@@ -60,6 +65,7 @@ def arx(
     nk: int = 1,
     select: Selection = "bic",
     max_order: int | None = None,
+    stable: bool = True,
 ) -> ArxResult:
     r"""Least-squares ARX model (AR for an output-only record).
 
@@ -78,6 +84,10 @@ def arx(
         Criterion by which the lags are chosen; all candidates are judged on the same samples.
     max_order : int, optional
         Most lags that are tried; chosen from the record's length when left out (at most 30).
+    stable : bool
+        Move poles from outside the unit circle to its inside, with a warning, and fit the inputs' taps
+        again. `False` leaves the least-squares estimate as it is, whose one-step predictor is stable in any
+        case.
 
     Returns
     -------
@@ -89,6 +99,11 @@ def arx(
         If the record is too short for the lags.
     DataError
         If a column is constant, or an option is out of range.
+
+    Warns
+    -----
+    StabilityWarning
+        If poles were moved.
 
     References
     ----------
@@ -120,10 +135,21 @@ def arx(
         criterion = order_criterion(scaled, highest, nk, select)
         na = 1 + int(np.argmin(criterion))
     nb = 0 if record.n_inputs == 0 else na if nb is None else nb
-    return ArxResult(unscaled(scaled, fit_arx(scaled, na, nb, nk), record.dt), na, nb, nk, criterion)
+    found = fit_arx(scaled, na, nb, nk, stable=stable)
+    if found.stabilized:
+        warnings.warn(
+            f"arx: least squares with na={na}, nb={nb} gave poles outside the unit circle; they were moved "
+            "to their mirror images. If the plant is unstable, or only predictions matter, ask for "
+            "stable=False.",
+            StabilityWarning,
+            stacklevel=2,
+        )
+    return ArxResult(unscaled(scaled, found, record.dt), na, nb, nk, criterion, found.stabilized)
 
 
-def fit_arx(scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0) -> Realization:
+def fit_arx(
+    scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0, *, stable: bool = False
+) -> Realization:
     """Least squares (with a ridge on lagged terms where asked), realized in block observer form."""
     start = max(na, nk + nb - 1 if nb else 0)
     regressors = lagged_regressors(scaled, na, nb, nk, start)
@@ -136,7 +162,22 @@ def fit_arx(scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0) -> R
         moving = np.vstack([moving, np.sqrt(ridge * len(target)) * np.eye(moving.shape[1])])
         aim = np.vstack([aim, np.zeros((moving.shape[1], aim.shape[1]))])
     theta = scipy.linalg.lstsq(moving, aim, cond=1e-13)[0].T
-    return observer_form(scaled, theta, na, nb, nk, level[1] - theta @ level[0])
+    calmed = _with_stable_poles(theta, moving, aim, na) if stable else None
+    theta = theta if calmed is None else calmed
+    found = observer_form(scaled, theta, na, nb, nk, level[1] - theta @ level[0])
+    return found._replace(stabilized=calmed is not None)
+
+
+def _with_stable_poles(theta: Array, moving: Array, aim: Array, na: int) -> Array | None:
+    """Coefficients with stable poles, the inputs' taps fitted again; `None` where they were stable."""
+    p = len(theta)
+    width = na * p
+    taps = stable_taps(theta[:, :width].reshape(p, na, p).transpose(1, 0, 2))
+    if taps is None:
+        return None
+    kept = taps.transpose(1, 0, 2).reshape(p, width)
+    free = scipy.linalg.lstsq(moving[:, width:], aim - moving[:, :width] @ kept.T, cond=1e-13)[0].T
+    return np.hstack([kept, free])
 
 
 def order_criterion(scaled: Scaling, highest: int, nk: int, select: Selection) -> Array:
