@@ -36,7 +36,7 @@ KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "gated_delta_scan": {"numba": REAL},
     "gated_kalman_scan": {"numba": REAL},
     "innovation_topk": {"numba": REAL},
-    "linear_scan": {"numba": REAL + COMPLEX},
+    "linear_scan": {"numba": REAL + COMPLEX, "triton": ("float32", "bfloat16", "complex64")},
     "lti_scan": {"numba": ("float64",)},
     "memory_attention": {"numba": REAL},
     "selective_scan": {"numba": REAL},

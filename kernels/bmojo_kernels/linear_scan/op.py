@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo_kernels.backends import is_tensor, run, task_width, thread_count
+from bmojo_kernels.backends import choose, is_tensor, run, task_width, thread_count
+from bmojo_kernels.linear_scan.naive import linear_scan_naive
 from bmojo_kernels.linear_scan.numba_cpu import forward
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ DTYPES = ("float32", "float64", "complex64", "complex128", "bfloat16")
 
 
 @overload
-def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+def linear_scan(
+    a: Tensor, b: Tensor, h0: Tensor | None = None, *, backend: str | None = None
+) -> tuple[Tensor, Tensor]: ...
 @overload
 def linear_scan(
-    a: ArrayLike, b: ArrayLike, h0: ArrayLike | None = None
+    a: ArrayLike, b: ArrayLike, h0: ArrayLike | None = None, *, backend: str | None = None
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
-def linear_scan(a: Any, b: Any, h0: Any = None) -> tuple[Any, Any]:
+def linear_scan(a: Any, b: Any, h0: Any = None, *, backend: str | None = None) -> tuple[Any, Any]:
     r"""States of the diagonal recurrence $h_t = a_t \odot h_{t-1} + b_t$.
 
     Its gradients are the same recurrence backwards in time,
@@ -38,6 +41,8 @@ def linear_scan(a: Any, b: Any, h0: Any = None) -> tuple[Any, Any]:
         in float32.
     h0 : array_like or Tensor, shape (B, C), optional
         State before the first step; zero when left out.
+    backend : {None, "naive", "numba", "triton"}
+        What runs it; the compiled kernel of the device when left out.
 
     Returns
     -------
@@ -49,7 +54,7 @@ def linear_scan(a: Any, b: Any, h0: Any = None) -> tuple[Any, Any]:
     Raises
     ------
     ValueError
-        If shapes or dtypes do not fit together.
+        If shapes or dtypes do not fit together, or no kernel takes them.
 
     References
     ----------
@@ -63,18 +68,36 @@ def linear_scan(a: Any, b: Any, h0: Any = None) -> tuple[Any, Any]:
     (array([1.  , 1.5 , 1.75]), array([1.75]))
     """
     if is_tensor(a):
-        _check(a, b, h0)
-        from bmojo_kernels.linear_scan.torch_op import linear_scan_tensor
-
-        return linear_scan_tensor(a, b, h0)
+        return _of_tensors(a, b, h0, backend)
+    chosen = choose("linear_scan", "cpu", backend)
+    if chosen == "triton":
+        raise ValueError("linear_scan: arrays came with backend='triton', which takes tensors.")
     a, b = (np.ascontiguousarray(x) for x in (a, b))
     h0 = None if h0 is None else np.asarray(h0)
     _check(a, b, h0)
     h = np.empty_like(a)
     state = np.zeros((a.shape[0], a.shape[2]), a.dtype) if h0 is None else h0.astype(a.dtype, order="C")
+    if chosen == "naive":
+        states, state = linear_scan_naive(a, b, state)
+        return np.stack(states, 1) if states else h, state
     threads = thread_count(a.size)
     run(forward, (a, b, state, h), task_width(a.shape[0], a.shape[2], threads), threads)
     return h, state
+
+
+def _of_tensors(a: Tensor, b: Tensor, h0: Tensor | None, backend: str | None) -> tuple[Tensor, Tensor]:
+    _check(a, b, h0)
+    chosen = choose("linear_scan", a.device.type, backend, a.dtype)
+    if chosen == "naive":
+        import torch
+
+        wide = torch.float32 if a.dtype is torch.bfloat16 else a.dtype
+        start = a.new_zeros(a.shape[0], a.shape[2], dtype=wide) if h0 is None else h0.to(wide)
+        states, last = linear_scan_naive(a.to(wide), b.to(wide), start)
+        return torch.stack(states, 1).to(a.dtype) if states else torch.empty_like(a), last
+    from bmojo_kernels.linear_scan.torch_op import linear_scan_tensor
+
+    return linear_scan_tensor(a, b, h0, chosen)
 
 
 def _check(a: Any, b: Any, h0: Any) -> None:

@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
+from bmojo_kernels.dispatch import register_triton, through
 from bmojo_kernels.linear_scan import numba_cpu
 
 __all__ = ["linear_scan_tensor"]
 
 
-def linear_scan_tensor(a: Tensor, b: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+def linear_scan_tensor(
+    a: Tensor, b: Tensor, h0: Tensor | None, backend: str = "numba"
+) -> tuple[Tensor, Tensor]:
     """`linear_scan` of tensors: states (B, T, C) and the last one (B, C)."""
     state = torch.float32 if a.dtype is torch.bfloat16 else a.dtype
     start = a.new_zeros(a.shape[0], a.shape[2], dtype=state) if h0 is None else h0.to(state)
-    return _forward(a, b, start)
+    return through(_forward, backend, a)(a, b, start)
 
 
 @torch.library.custom_op("bmojo::linear_scan", mutates_args=(), device_types="cpu")
@@ -64,3 +67,4 @@ def _differentiate(ctx, dh: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
+register_triton(_forward, _backward, "linear_scan", _save, _differentiate)

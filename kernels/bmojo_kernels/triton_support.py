@@ -1,0 +1,200 @@
+"""What the Triton kernels share: launching, tables of chunks, precision of products.
+
+Loaded only where a Triton kernel is about to run. A launch can be recorded instead of made (`recording`),
+from meta tensors, so that every kernel is compiled for chips that are not here with just its arguments there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from bmojo_kernels.backends import interpreting
+
+__all__ = [
+    "Chunks",
+    "Launch",
+    "architecture",
+    "ceil_div",
+    "chunked",
+    "launch",
+    "power_of_two",
+    "precision",
+    "processors",
+    "product_dtype",
+    "recording",
+    "rows_of",
+]
+
+# Multiprocessors of each chip, for deciding how far to split time.
+PROCESSORS = {"sm_80": 108, "sm_90": 132, "gfx942": 304}
+
+
+@dataclass
+class Launch:
+    """One kernel with the arguments it would be launched with."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@dataclass
+class _Recorder:
+    architecture: str
+    launches: list[Launch] = field(default_factory=list)
+
+
+_recorders: list[_Recorder] = []
+
+
+@contextmanager
+def recording(architecture: str) -> Iterator[list[Launch]]:
+    """Collect launches as they would be made on a chip, and make none."""
+    recorder = _Recorder(architecture)
+    _recorders.append(recorder)
+    try:
+        yield recorder.launches
+    finally:
+        _recorders.remove(recorder)
+
+
+def launch(kernel: Any, grid: Sequence[int], *arguments: Any, **options: Any) -> None:
+    """Run a kernel over a grid on the device of its first tensor; an empty grid runs nothing."""
+    if _recorders:
+        _recorders[-1].launches.append(Launch(kernel, tuple(grid), arguments, options))
+        return
+    if 0 in grid:
+        return
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    if device.type == "cpu":
+        kernel[tuple(grid)](*arguments, **options)
+        return
+    with torch.cuda.device(device):
+        kernel[tuple(grid)](*arguments, **options)
+
+
+@cache
+def _architecture(index: int) -> str:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def architecture(x: Tensor) -> str:
+    """Name of the chip that a tensor lies on, as in `sm_90`; the nearest one that was tuned for."""
+    if _recorders:
+        return _recorders[-1].architecture
+    if x.device.type != "cuda":
+        return "sm_90"
+    name = _architecture(x.device.index or 0)
+    if name in PROCESSORS:
+        return name
+    return "gfx942" if name.startswith("gfx") else ("sm_90" if name >= "sm_90" else "sm_80")
+
+
+def processors(x: Tensor) -> int:
+    """Multiprocessors of the chip that a tensor lies on."""
+    if _recorders or x.device.type != "cuda":
+        return PROCESSORS[architecture(x)]
+    return torch.cuda.get_device_properties(x.device).multi_processor_count
+
+
+def ceil_div(n: int, d: int) -> int:
+    """How many pieces of `d` cover `n`."""
+    return -(-n // d)
+
+
+def power_of_two(n: int, least: int = 1) -> int:
+    """The smallest power of two that is not below `n` and `least`; matrix units need 16 of each side."""
+    return max(least, 1 << max(n - 1, 0).bit_length())
+
+
+def product_dtype(x: Tensor) -> tl.dtype:
+    """In what products are taken: the interpreter's bfloat16 products are wrong, so it takes float32."""
+    return tl.bfloat16 if x.dtype is torch.bfloat16 and not interpreting() else tl.float32
+
+
+def precision(x: Tensor) -> str:
+    """How products of float32 are taken on the matrix units.
+
+    To float32's own precision, by three products of the shorter format where there is no other way; torch's
+    `set_float32_matmul_precision("high")` allows the short format alone, as it does for torch's products.
+    """
+    if architecture(x).startswith("gfx"):
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """A (B, T, ...) tensor as contiguous (B T, ...)."""
+    return x.contiguous().flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Where chunks of sequences lie that follow one another along one axis of rows.
+
+    Parameters
+    ----------
+    bounds : Tensor of int64, shape (S + 1,)
+        Rows at which sequences begin, and the end.
+    first : Tensor of int64, shape (chunks,)
+        First row of each chunk; there may be entries for no chunk at the end.
+    sequence : Tensor of int32, shape (chunks,)
+        The sequence that it belongs to; -1 for no chunk.
+    offsets : Tensor of int64, shape (S + 1,)
+        Chunks at which sequences begin, and the end.
+    length : int
+        Rows in a chunk.
+    whole : bool
+        Whether every chunk is a whole sequence.
+    """
+
+    bounds: Tensor
+    first: Tensor
+    sequence: Tensor
+    offsets: Tensor
+    length: int
+    whole: bool
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return self.first.shape[0]
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences."""
+        return self.bounds.shape[0] - 1
+
+
+def chunked(x: Tensor, cu_seqlens: Tensor | None, length: int) -> Chunks:
+    """Chunks of at most `length` rows of x (B, T, ...), or of its packed sequences.
+
+    The device is not waited for: there may be entries for no chunk.
+    """
+    (batch, steps), device = x.shape[:2], x.device
+    if cu_seqlens is None:
+        bounds = torch.arange(batch + 1, device=device) * steps
+        rows = batch * -(-steps // length)
+    else:
+        bounds = cu_seqlens.to(device=device, dtype=torch.int64)
+        rows = steps // length + len(cu_seqlens) - 1
+    per_sequence = (bounds.diff() + (length - 1)) // length
+    offsets = torch.cat([bounds.new_zeros(1), per_sequence.cumsum(0)])
+    number = torch.arange(rows, device=device)
+    sequence = torch.searchsorted(offsets, number, right=True) - 1
+    there = sequence < len(bounds) - 1
+    known = sequence.clamp(0, max(len(bounds) - 2, 0))
+    first = bounds[known] + (number - offsets[known]) * length
+    return Chunks(bounds, first, torch.where(there, sequence, -1).int(), offsets, length, length >= steps)
