@@ -14,6 +14,7 @@ from realization.identification.factor_inputs import realize_from_factor
 from realization.identification.factorization import Weighting, factorize, scale
 from realization.identification.subspace import default_rows
 from realization.signals.data import IOData, as_data
+from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
 
 __all__ = ["SubspaceOrders", "subspace_orders"]
@@ -114,7 +115,7 @@ def subspace_orders(
     >>> models[2].poles.real.round(6)
     array([ 0.8, -0.5])
     """
-    record = as_data(data)
+    record = gap_free(as_data(data, missing=True, experiments=True))
     wanted = [int(order) for order in orders]
     if not wanted or min(wanted) < 0:
         raise DataError(f"subspace_orders: orders={wanted} came; at least one, none negative, is needed.")

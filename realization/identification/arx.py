@@ -10,12 +10,14 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, ExcitationError, StabilityWarning
-from realization.identification.factorization import Scaling, scale
+from realization.errors import DataError, ExcitationError, ExcitationWarning, StabilityWarning
+from realization.identification.factorization import Scaling, scale, without_gaps
 from realization.identification.realization import Realization, unscaled
 from realization.identification.stable_autoregression import stable_taps
 from realization.signals.data import IOData, as_data
+from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
+from realization.systems.responses import first_states, joined
 
 __all__ = ["ArxResult", "arx"]
 
@@ -119,7 +121,7 @@ def arx(
     >>> result.model.poles.real.round(6), (result.model.C @ result.model.B).round(6)
     (array([0.8]), array([[0.5]]))
     """
-    record = as_data(data)
+    record = gap_free(as_data(data, missing=True, experiments=True))
     if select not in get_args(Selection):
         raise DataError(f"arx: select={select!r} came; one of {', '.join(get_args(Selection))} is needed.")
     if nk < 0 or (na is not None and na < 0) or (nb is not None and nb < 0):
@@ -135,6 +137,7 @@ def arx(
         criterion = order_criterion(scaled, highest, nk, select)
         na = 1 + int(np.argmin(criterion))
     nb = 0 if record.n_inputs == 0 else na if nb is None else nb
+    _tell_of_short_experiments(scaled, longest(na, nb, nk))
     found = fit_arx(scaled, na, nb, nk, stable=stable)
     if found.stabilized:
         warnings.warn(
@@ -151,9 +154,10 @@ def fit_arx(
     scaled: Scaling, na: int, nb: int, nk: int, ridge: float = 0.0, *, stable: bool = False
 ) -> Realization:
     """Least squares (with a ridge on lagged terms where asked), realized in block observer form."""
-    start = max(na, nk + nb - 1 if nb else 0)
+    scaled = without_gaps(scaled)
+    start = longest(na, nb, nk)
     regressors = lagged_regressors(scaled, na, nb, nk, start)
-    target = scaled.y[start:]
+    target = later_rows(scaled, scaled.y, start)
     if len(target) <= regressors.shape[1] + 1 and ridge == 0:
         raise ExcitationError(_too_short(scaled, max(na, nb)))
     level = regressors.mean(axis=0), target.mean(axis=0)
@@ -182,16 +186,19 @@ def _with_stable_poles(theta: Array, moving: Array, aim: Array, na: int) -> Arra
 
 def order_criterion(scaled: Scaling, highest: int, nk: int, select: Selection) -> Array:
     """Criterion at `na = nb = 1..highest`, all from one triangular factor."""
-    length, m = scaled.u.shape
-    p = scaled.y.shape[1]
+    scaled = without_gaps(scaled)
+    m, p = scaled.u.shape[1], scaled.y.shape[1]
     start = highest + nk
-    blocks = [np.ones((length - start, 1))]
-    for lag in range(1, highest + 1):
-        blocks += [
-            scaled.y[start - lag : length - lag],
-            scaled.u[start - lag - nk + 1 : length - lag - nk + 1],
-        ]
-    stacked = np.hstack([*blocks, scaled.y[start:]])
+
+    def stack(y: Array, u: Array) -> Array:
+        length = len(y)
+        blocks = [np.ones((length - start, 1))]
+        for lag in range(1, highest + 1):
+            blocks += [y[start - lag : length - lag], u[start - lag - nk + 1 : length - lag - nk + 1]]
+        return np.hstack([*blocks, y[start:]])
+
+    parts = [stack(scaled.y[rows], scaled.u[rows]) for rows in longer_spans(scaled, start)]
+    stacked = joined(parts) if parts else np.zeros((0, 1 + highest * (m + p) + p))
     count = len(stacked)
     if count <= stacked.shape[1]:
         raise ExcitationError(_too_short(scaled, highest))
@@ -212,15 +219,58 @@ def order_criterion(scaled: Scaling, highest: int, nk: int, select: Selection) -
 
 def longest_lags(scaled: Scaling) -> int:
     """Lags that leave three samples for each coefficient of an equation, at most 30."""
-    length, m = scaled.u.shape
-    return int(min(30, (length - 3) // (3 * (m + scaled.y.shape[1]) + 1)))
+    return most_lags(scaled, 3, 3, 30)
+
+
+def most_lags(scaled: Scaling, ratio: int, spare: int, limit: int) -> int:
+    """Most lags, up to `limit`, with `ratio` rows for each coefficient and `spare` more."""
+    lengths, channels = without_gaps(scaled).lengths, scaled.u.shape[1] + scaled.y.shape[1]
+    lags = min(limit, (sum(lengths) - spare) // (ratio * channels + 1))
+    while lags > 0 and sum(max(0, length - lags) for length in lengths) < spare + ratio * lags * channels:
+        lags -= 1
+    return int(lags)
+
+
+def longest(na: int, nb: int, nk: int) -> int:
+    """Samples before a row that its regressors reach back to."""
+    return max(na, nk + nb - 1 if nb else 0)
+
+
+def longer_spans(scaled: Scaling, start: int) -> list[slice]:
+    """Rows of the experiments with more than `start` samples."""
+    return [rows for rows in scaled.spans if rows.stop - rows.start > start]
+
+
+def later_rows(scaled: Scaling, values: Array, start: int) -> Array:
+    """Rows of each experiment from its row `start` on: those that have regressors."""
+    parts = [values[rows][start:] for rows in longer_spans(scaled, start)]
+    return joined(parts) if parts else values[:0]
 
 
 def lagged_regressors(scaled: Scaling, na: int, nb: int, nk: int, start: int) -> Array:
-    length = len(scaled.y)
-    parts = [scaled.y[start - k : length - k] for k in range(1, na + 1)]
-    parts += [scaled.u[start - k : length - k] for k in range(nk, nk + nb)]
-    return np.hstack([np.empty((max(0, length - start), 0)), *parts])
+    """Lagged outputs and inputs of the rows of `later_rows`; no row reaches into another experiment."""
+
+    def stack(y: Array, u: Array) -> Array:
+        length = len(y)
+        parts = [y[start - k : length - k] for k in range(1, na + 1)]
+        parts += [u[start - k : length - k] for k in range(nk, nk + nb)]
+        return np.hstack([np.empty((length - start, 0)), *parts])
+
+    parts = [stack(scaled.y[rows], scaled.u[rows]) for rows in longer_spans(scaled, start)]
+    width = na * scaled.y.shape[1] + nb * scaled.u.shape[1]
+    return joined(parts) if parts else np.empty((0, width))
+
+
+def _tell_of_short_experiments(scaled: Scaling, start: int) -> None:
+    short = [length for length in scaled.lengths if length <= start]
+    if short:
+        warnings.warn(
+            f"arx: {len(short)} of {len(scaled.lengths)} experiments ({sum(short)} of "
+            f"{sum(scaled.lengths)} samples) have no more samples than the {start} that a row reaches back; "
+            "they are left out. Fewer lags would use them.",
+            ExcitationWarning,
+            stacklevel=3,
+        )
 
 
 def observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, constant: Array) -> Realization:
@@ -240,13 +290,18 @@ def observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, cons
     # y = offset + ... holds with the offset that the autoregression turns into the constant.
     balance = np.eye(p) - autoregressive.sum(axis=0)
     offset = scipy.linalg.lstsq(balance, constant, cond=1e-8)[0]
-    return Realization(A, B, C, taps[0], K, offset, np.zeros(lags * p), nk == 0, False)
+    x0 = first_states([np.zeros(lags * p)] * len(scaled.starts))
+    return Realization(A, B, C, taps[0], K, offset, x0, nk == 0, False)
 
 
 def _too_short(scaled: Scaling, lags: int) -> str:
     length, m = scaled.u.shape
     p = scaled.y.shape[1]
+    supported = most_lags(scaled, 1, p + 2, length)
+    in_parts = f" in {len(scaled.starts)} experiments" if len(scaled.starts) > 1 else ""
     return (
-        f"arx: {length} samples with {m} inputs and {p} outputs are too few for {lags} lags, which have "
-        f"{lags * (m + p) + 1} coefficients in each equation. Take fewer lags or a longer record."
+        f"arx: {length} samples{in_parts} with {m} inputs and {p} outputs are too few for {lags} lags, "
+        f"which have {lags * (m + p) + 1} coefficients in each equation. They support "
+        + (f"up to {supported} lags" if supported > 1 else "one lag" if supported == 1 else "no lag at all")
+        + ". Take fewer lags or a longer record."
     )

@@ -23,6 +23,7 @@ from realization.identification.order import noise_edge, prediction_order
 from realization.identification.realization import Realization, reflect_poles, unscaled
 from realization.identification.subspace import default_rows
 from realization.signals.data import IOData, as_data
+from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
 
 __all__ = ["PredictorSubspaceResult", "pbsid", "predictor_realization", "ssarx"]
@@ -226,7 +227,7 @@ def _identified(
     stable: bool,
     max_order: int,
 ) -> PredictorSubspaceResult:
-    record = as_data(data)
+    record = gap_free(as_data(data, missing=True, experiments=True))
     for name, value, least in (
         ("order", order, 0),
         ("block_rows", block_rows, 2),

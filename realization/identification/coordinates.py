@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from realization.identification.sensitivities import Point
 
-__all__ = ["Coordinates", "LocalCoordinates", "Masked", "orbit_tangent"]
+__all__ = ["Along", "Coordinates", "LocalCoordinates", "Masked", "orbit_tangent"]
 
 Array = NDArray[np.float64]
 
@@ -24,6 +24,10 @@ class Coordinates(Protocol):
 
     def moved(self, point: Point, step: Array) -> Point:
         """The point after a step in the coordinates."""
+        ...
+
+    def frozen(self, point: Point) -> Coordinates:
+        """Coordinates about a point that stay the same at all others."""
         ...
 
 
@@ -49,7 +53,7 @@ def orbit_tangent(point: Point) -> Array:
         np.zeros((point.D.size, n * n)),
         left(point.K),
         np.zeros((point.offset.size, n * n)),
-        left(point.start[:, None]),
+        *(left(x[:, None]) for x in np.atleast_2d(point.start)),
     ])  # fmt: skip
 
 
@@ -81,6 +85,28 @@ class LocalCoordinates(NamedTuple):
         """Along the basis."""
         return point.replaced(point.entries + self.slope(point) @ step)
 
+    def frozen(self, point: Point) -> Coordinates:
+        """The basis at the point, kept."""
+        return Along(self.slope(point))
+
+
+class Along(NamedTuple):
+    """Given directions, the same everywhere; `basis` has shape (entries, coordinates)."""
+
+    basis: Array
+
+    def slope(self, point: Point) -> Array:
+        """The directions."""
+        return self.basis
+
+    def moved(self, point: Point, step: Array) -> Point:
+        """Along the directions."""
+        return point.replaced(point.entries + self.basis @ step)
+
+    def frozen(self, point: Point) -> Coordinates:
+        """As they are."""
+        return self
+
 
 class Masked(NamedTuple):
     """Entries that may move and entries that stay, one by one."""
@@ -96,3 +122,7 @@ class Masked(NamedTuple):
         entries = point.entries.copy()
         entries[self.free] += step
         return point.replaced(entries)
+
+    def frozen(self, point: Point) -> Coordinates:
+        """As they are."""
+        return self

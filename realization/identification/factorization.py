@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from realization.errors import DataError, ExcitationError, ExcitationWarning
 from realization.identification.gram import displaced_gram, lagged_products, standardized, time_last
 from realization.signals.data import IOData
+from realization.signals.spans import complete_rows, complete_stretches, spans_of
 
 __all__ = [
     "Factorization",
@@ -21,8 +23,10 @@ __all__ = [
     "Weighting",
     "cholesky_factor",
     "factorize",
+    "most_block_rows",
     "scale",
     "spectral_factor",
+    "without_gaps",
 ]
 
 Array = NDArray[np.float64]
@@ -34,7 +38,10 @@ GRAM_ERROR = 1e-8
 
 
 class Scaling(NamedTuple):
-    """Means and standard deviations of a record's columns, and the record without them."""
+    """Means and standard deviations of a record's columns, and the record without them.
+
+    `starts` are the first rows of its experiments. Missing outputs are NaN in `y`.
+    """
 
     u: Array
     y: Array
@@ -42,6 +49,22 @@ class Scaling(NamedTuple):
     y_mean: Array
     u_scale: Array
     y_scale: Array
+    starts: tuple[int, ...] = (0,)
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """Rows of each experiment."""
+        return spans_of(self.starts, len(self.y))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Samples of each experiment."""
+        return tuple(rows.stop - rows.start for rows in self.spans)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether outputs are missing."""
+        return bool(np.isnan(self.y).any())
 
 
 def scale(data: IOData, caller: str) -> Scaling:
@@ -51,10 +74,10 @@ def scale(data: IOData, caller: str) -> Scaling:
         (data.inputs, data.input_names, "input"),
         (data.y, data.output_names, "output"),
     ):
-        moving, mean, deviation = standardized(np.ascontiguousarray(values))
+        moving, mean, deviation = _standardized_where_measured(np.ascontiguousarray(values))
         # No sample is further than deviation * sqrt(T) from the mean: only these columns need a closer look.
         for column in np.flatnonzero(deviation <= 2e-13 * np.abs(mean)):
-            if deviation[column] > 1e-13 * np.abs(values[:, column]).max():
+            if deviation[column] > 1e-13 * np.nanmax(np.abs(values[:, column])):
                 continue
             raise DataError(
                 f"{caller}: {kind} {names[column]!r} is constant over the {data.length} samples, so "
@@ -62,7 +85,39 @@ def scale(data: IOData, caller: str) -> Scaling:
             )
         parts.append((moving, mean, deviation))
     (u, u_mean, u_scale), (y, y_mean, y_scale) = parts
-    return Scaling(u, y, u_mean, y_mean, u_scale, y_scale)
+    return Scaling(u, y, u_mean, y_mean, u_scale, y_scale, data.starts)
+
+
+def _standardized_where_measured(values: Array) -> tuple[Array, Array, Array]:
+    if not np.isnan(values).any():
+        return standardized(values)
+    out, mean, deviation = np.full_like(values, np.nan), *np.zeros((2, values.shape[1]))
+    for column, there in enumerate(~np.isnan(values).T):
+        if there.any():
+            found = standardized(np.ascontiguousarray(values[there, column : column + 1]))
+            out[there, column], mean[column], deviation[column] = found[0][:, 0], found[1][0], found[2][0]
+    return out, mean, deviation
+
+
+def without_gaps(scaled: Scaling) -> Scaling:
+    """The samples with all outputs; each stretch of them counts as an experiment."""
+    complete = complete_rows(scaled.y)
+    if complete.all():
+        return scaled
+    rows, starts = complete_stretches(complete, scaled.starts)
+    return scaled._replace(u=scaled.u[rows], y=scaled.y[rows], starts=starts or (0,))
+
+
+def most_block_rows(lengths: Sequence[int], channels: int, ratio: int = 1, limit: int | None = None) -> int:
+    """Most block rows `i`, up to `limit`, for which there are `ratio` windows of `2 i` samples to a row.
+
+    A window lies within one experiment; there are `2 i` rows to a channel.
+    """
+    rows = sum(lengths) // (2 + 2 * ratio * channels)
+    rows = rows if limit is None else min(rows, limit)
+    while rows > 0 and sum(max(0, length - 2 * rows) for length in lengths) < 2 * ratio * rows * channels:
+        rows -= 1
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,20 +267,13 @@ class Factorization:
 
 def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
     """Factorize a scaled record; memory does not grow with its length."""
-    length, m = scaled.u.shape
-    p = scaled.y.shape[1]
+    m, p = scaled.u.shape[1], scaled.y.shape[1]
     i = block_rows
-    columns = length - 2 * i + 1
-    width = 2 * i * (m + p)
-    if columns <= width:
-        raise ExcitationError(
-            f"{caller}: {length} samples with block_rows={i}, {m} inputs and {p} outputs; at least "
-            f"{width + 2 * i} samples are needed for the Hankel matrices to have more columns than rows. "
-            "Take fewer block rows, fewer channels or a longer record."
-        )
+    columns = sum(max(0, length - 2 * i + 1) for length in scaled.lengths)
+    _enough_windows(scaled, i, columns, caller)
     R = cholesky_factor(hankel_gram(scaled, i), i, m, p)
     regular = R is not None
-    R = _orthogonal_factor(scaled, i, columns) if R is None else R
+    R = _orthogonal_factor(scaled, i) if R is None else R
     if m:
         inputs = scipy.linalg.svd(R[: 2 * i * m, : 2 * i * m], compute_uv=False)
         if inputs[-1] <= 1e-6 * inputs[0]:
@@ -240,17 +288,55 @@ def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
     return Factorization(R, i, m, p, columns, regular)
 
 
+def _enough_windows(scaled: Scaling, i: int, columns: int, caller: str) -> None:
+    """Refuse records with too few windows, and say which experiments have none."""
+    lengths, m, p = scaled.lengths, scaled.u.shape[1], scaled.y.shape[1]
+    width, apart = 2 * i * (m + p), len(lengths) > 1
+    if columns <= width:
+        rows = most_block_rows(lengths, m + p)
+        supported = (
+            f"up to {rows}, which carry orders up to {p * (rows - 1)}" if rows > 1 else "no block rows at all"
+        )
+        raise ExcitationError(
+            f"{caller}: {sum(lengths)} samples{f' in {len(lengths)} experiments' if apart else ''} with "
+            f"block_rows={i}, {m} inputs and {p} outputs; at least "
+            + (f"{width + 1} windows of {2 * i} samples" if apart else f"{width + 2 * i} samples")
+            + " are needed for the Hankel matrices to have more columns than rows"
+            + (f", and there are {columns}" if apart else "")
+            + f". The record supports {supported}. Take fewer block rows, fewer channels or a longer record."
+        )
+    short = [length for length in lengths if length < 2 * i]
+    if short:
+        warnings.warn(
+            f"{caller}: {len(short)} of {len(lengths)} experiments ({sum(short)} of {sum(lengths)} samples) "
+            f"are shorter than the {2 * i} samples of a window, and add nothing to the poles. Fewer block "
+            "rows would use them.",
+            ExcitationWarning,
+            stacklevel=5,
+        )
+
+
 def hankel_gram(scaled: Scaling, i: int) -> Array:
     """Gram matrix of all windows of `2 i` samples about their mean, shape (2 i q, 2 i q), `q = m + p`."""
-    q, lags = scaled.u.shape[1] + scaled.y.shape[1], 2 * i
-    rows = time_last(scaled.u, scaled.y)
+    parts = [
+        _window_sums(time_last(scaled.u[rows], scaled.y[rows]), scaled.u.shape[1] + scaled.y.shape[1], 2 * i)
+        for rows, length in zip(scaled.spans, scaled.lengths)
+        if length >= 2 * i
+    ]
+    gram, sums, count = parts[0]
+    for part in parts[1:]:
+        gram, sums, count = gram + part[0], sums + part[1], count + part[2]
+    return gram - np.outer(sums, sums / count)
+
+
+def _window_sums(rows: Array, q: int, lags: int) -> tuple[Array, Array, int]:
+    """Gram matrix, sum and number of the windows of one experiment."""
     count = rows.shape[1] - lags + 1
     products = np.ascontiguousarray(lagged_products(rows, rows, count, lags)[:, :q, :q])
     head, tail = (np.ascontiguousarray(part[:q].T) for part in (rows[:, : lags - 1], rows[:, count:]))
     gram = displaced_gram(products, head, tail, 1.0, 1.0)
     entering = np.vstack([rows[:q, :count].sum(axis=1), tail - head])
-    sums = entering.cumsum(axis=0).reshape(-1)
-    return gram - np.outer(sums, sums / count)
+    return gram, entering.cumsum(axis=0).reshape(-1), count
 
 
 def cholesky_factor(gram: Array, i: int, m: int, p: int) -> Array | None:
@@ -287,24 +373,25 @@ def _stacked_order(i: int, m: int, p: int) -> NDArray[np.intp]:
     return np.concatenate([part.reshape(-1) for part in (u[i:], u[:i], y[:i], y[i:])])
 
 
-def _orthogonal_factor(scaled: Scaling, i: int, columns: int) -> Array:
+def _orthogonal_factor(scaled: Scaling, i: int) -> Array:
     """The same factor from the windows themselves, chunk by chunk; memory does not grow with the length."""
     width = 2 * i * (scaled.u.shape[1] + scaled.y.shape[1])
     R = np.zeros((0, width + 1))
     step = max(4 * width, 2048)
-    for begin in range(0, columns, step):
-        rows = _hankel_rows(scaled, i, begin, min(begin + step, columns))
+    begins = np.concatenate([np.arange(rows.start, rows.stop - 2 * i + 1) for rows in scaled.spans])
+    for at in range(0, len(begins), step):
+        rows = _hankel_rows(scaled, i, begins[at : at + step])
         stacked = np.vstack([R, rows]) if len(R) else rows
         R = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: width + 1]
     return np.array(R[1:, 1:], dtype=float, order="C")
 
 
-def _hankel_rows(scaled: Scaling, i: int, begin: int, stop: int) -> Array:
-    """Rows `begin:stop` of `[1, U_f, U_p, Y_p, Y_f]`, each block with its lags ascending."""
-    parts = [np.ones((stop - begin, 1))]
+def _hankel_rows(scaled: Scaling, i: int, begins: NDArray[np.intp]) -> Array:
+    """Rows of `[1, U_f, U_p, Y_p, Y_f]` of the windows that begin there, lags ascending in each block."""
+    parts = [np.ones((len(begins), 1))]
     for values, first in ((scaled.u, i), (scaled.u, 0), (scaled.y, 0), (scaled.y, i)):
         if values.shape[1]:
-            parts.extend(values[begin + first + lag : stop + first + lag] for lag in range(i))
+            parts.extend(values[begins + (first + lag)] for lag in range(i))
     return np.hstack(parts)
 
 

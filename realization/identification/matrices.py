@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import scipy.linalg
-from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
 from realization.errors import RankError, StabilityWarning
@@ -17,6 +16,7 @@ from realization.identification.noise import kalman_gain
 from realization.identification.orthonormal import record_factor
 from realization.identification.realization import Realization, reflect_poles
 from realization.identification.regression import InputPath, input_path
+from realization.systems.responses import scan_spans
 
 __all__ = ["Focus", "input_matrices", "realize", "shift"]
 
@@ -95,7 +95,7 @@ def input_matrices(
     `predicted` fits the one-step prediction, which is linear in `B - K D` and `D`; else the simulation.
     `regular` allows normal equations.
     """
-    if regular:
+    if regular and len(scaled.starts) == 1:
         factor = record_factor(A, C, K, scaled.u, scaled.y, predicted=predicted, offset=offset)
         if factor is not None:
             return _with_or_without(factor.fitted, feedthrough, scaled, K if predicted else None)
@@ -104,13 +104,18 @@ def input_matrices(
     constant = np.broadcast_to(np.eye(p), (length, p, p)) if offset else None
     if predicted:
         transition = A - K @ C
-        target = scaled.y - lti_scan(transition, K, scaled.y)[0] @ C.T
+        target = scaled.y - scan_spans(transition, K, scaled.y, starts=scaled.starts) @ C.T
         if offset:
-            steps = [lti_scan(transition, K[:, j : j + 1], np.ones((length, 1)))[0] @ C.T for j in range(p)]
+            ones = np.ones((length, 1))
+            steps = [
+                scan_spans(transition, K[:, j : j + 1], ones, starts=scaled.starts) @ C.T for j in range(p)
+            ]
             constant = np.eye(p) - np.stack(steps, axis=2)
 
     def fitted(direct: bool) -> InputPath:
-        path = input_path(transition, C, u, target, feedthrough=direct, constant=constant)
+        path = input_path(
+            transition, C, u, target, feedthrough=direct, constant=constant, starts=scaled.starts
+        )
         return path if offset else path._replace(offset=np.zeros(p))
 
     return _with_or_without(fitted, feedthrough, scaled, K if predicted else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from realization.errors import ConvergenceWarning, RealizationError
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
+from realization.identification.gaps import innovations_over_gaps
 from realization.identification.regression import scaled_least_squares
-from realization.systems.responses import free_response
+from realization.signals.spans import spans_of
+from realization.systems.responses import first_states, free_response, joined
 
 __all__ = ["innovation_covariance", "kalman_gain", "noise_model", "one_step_innovations"]
 
@@ -66,9 +69,26 @@ def noise_model(
 
 
 def one_step_innovations(
-    A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    K: Array,
+    u: Array,
+    y: Array,
+    starts: Sequence[int] = (0,),
 ) -> tuple[Array, Array]:
-    """Innovations of a record with the best first state for them, and that state."""
+    """Innovations of a record with the best first state of each experiment, and those states.
+
+    States have shape (E, n), of a single experiment (n,). Where outputs are missing (NaN) the innovations
+    are those of the Kalman filter, zero at the missing values.
+    """
+    one = _innovations if not np.isnan(y).any() else innovations_over_gaps
+    parts = [one(A, B, C, D, K, u[rows], y[rows]) for rows in spans_of(starts, len(y))]
+    return joined([part[0] for part in parts]), first_states([part[1] for part in parts])
+
+
+def _innovations(A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array) -> tuple[Array, Array]:
     transition, entry = A - K @ C, np.hstack([B - K @ D, K])
     e, state = np.empty_like(y), np.zeros(len(A))
     for begin in range(0, len(y), CHUNK):
@@ -93,7 +113,10 @@ def _memory(A: Array, longest: int) -> int:
     return min(length, longest) if size <= 1e-20 else longest
 
 
-def innovation_covariance(e: Array) -> Array:
-    """Sample covariance, never singular: with a floor at the rounding of unit-variance outputs."""
-    covariance = e.T @ e / len(e)
+def innovation_covariance(e: Array, spent: float = 0.0) -> Array:
+    """Sample covariance, never singular: with a floor at the rounding of unit-variance outputs.
+
+    `spent` is the number of samples that were spent on first states beyond that of one experiment.
+    """
+    covariance = e.T @ e / max(len(e) - spent, 1.0)
     return (covariance + covariance.T) / 2 + 1e-28 * np.eye(e.shape[1])

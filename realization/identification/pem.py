@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import ConvergenceWarning, DataError, ShapeError, UnstableError
-from realization.identification.coordinates import Coordinates, LocalCoordinates, Masked
+from realization.identification.coordinates import LocalCoordinates, Masked
 from realization.identification.factorization import Scaling
 from realization.identification.noise import one_step_innovations
 from realization.identification.realization import Realization, part, unscaled
 from realization.identification.refinement import free_entries, normalized
 from realization.identification.search import Found, admissible, search
 from realization.identification.sensitivities import Blocks, Point
-from realization.identification.subspace import n4sid
+from realization.identification.subspace_start import beginning
 from realization.identification.uncertainty import Focus, Uncertainty, entry_covariance, scaled_point
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
+from realization.systems.responses import first_states
 
 __all__ = ["PemResult", "pem"]
 
@@ -49,8 +50,8 @@ class PemResult:
         Whether the refinement was kept; `False` where it predicted a held-back part worse than its start.
     start : InnovationsModel
         Where the search began.
-    x0 : ndarray, shape (n,)
-        State at the first sample.
+    x0 : ndarray, shape (n,) or (E, n)
+        State at the first sample, or at that of each of `E` experiments.
     focus : str
 
     Examples
@@ -76,18 +77,19 @@ class PemResult:
 class _Task(NamedTuple):
     """What does not change between the whole record and its parts."""
 
-    coordinates: Coordinates
+    coordinates: LocalCoordinates | Masked
     blocks: Blocks
     stable: bool
     iterations: int
     tolerance: float
 
     def run(self, point: Point, scaled: Scaling) -> Found:
+        # First states come last among the entries, and a part of a record has fewer of them.
+        coordinates = self.coordinates._replace(free=self.coordinates.free[: point.entries.size])
         return search(
             point,
-            self.coordinates,
-            scaled.u,
-            scaled.y,
+            coordinates,
+            scaled,
             blocks=self.blocks,
             stable=self.stable,
             iterations=self.iterations,
@@ -121,7 +123,9 @@ def pem(
     Parameters
     ----------
     data : IOData
-        Output-only records are taken too.
+        Output-only records are taken too. Each of several experiments has a first state of its own. Where
+        outputs are missing, the likelihood is that of what was measured (by the Kalman filter; a simulation
+        counts the samples with all outputs).
     model : InnovationsModel, optional
         Where to begin; a subspace estimate of `order` when left out.
     order : int, optional
@@ -183,11 +187,11 @@ def pem(
     >>> fit.model.A, fit.model.B.round(2)
     (array([[0.9]]), array([[0.3]]))
     """
-    record = as_data(data)
+    record = as_data(data, missing=True, experiments=True)
     _check(record, model, order, focus, fixed, iterations, tolerance)
     begin = model
     if begin is None:
-        begin = n4sid(record, order, feedthrough=feedthrough, focus=focus, offset=offset, stable=stable).model
+        begin = beginning(record, order, feedthrough=feedthrough, focus=focus, offset=offset, stable=stable)
     direct = (bool(begin.D.any()) or _frees(fixed, "D")) if feedthrough == "auto" else bool(feedthrough)
     silent = focus == "simulation"
     scaled, point = scaled_point(begin, record, "pem", silent=silent)
@@ -201,13 +205,13 @@ def pem(
     free[point.places["offset"]] = offset
     if fixed is None:
         point = normalized(_realization(point), scaled, silent=silent)
-        coordinates: Coordinates = LocalCoordinates(free)
+        coordinates: LocalCoordinates | Masked = LocalCoordinates(free)
     else:
         coordinates = Masked(free & ~_kept(point, fixed))
     task = _Task(coordinates, Blocks(gain=not silent), stable, iterations, tolerance)
     found = task.run(point, scaled)
     count = coordinates.slope(found.point).shape[1]
-    asked = scaled.y.size < PLENTY * count if guard == "auto" else guard
+    asked = record.observed.sum() < PLENTY * count if guard == "auto" else guard
     accepted = not asked or _held_back(task, scaled, _starts(model, point, record, begin, feedthrough, focus))
     if not found.converged:
         warnings.warn(
@@ -217,8 +221,9 @@ def pem(
             stacklevel=2,
         )
     ended = found.point if accepted else point
-    result = unscaled(scaled, _realization(ended), record.dt)
-    covariance = entry_covariance(ended, coordinates, scaled, focus)
+    Re = found.Re if accepted else None
+    result = unscaled(scaled, _realization(ended), record.dt, Re)
+    covariance = entry_covariance(ended, coordinates, scaled, focus, Re)
     loss = 0.5 * float(np.linalg.slogdet(result.Re + 1e-300 * np.eye(len(result.Re)))[1])
     return PemResult(
         result,
@@ -244,20 +249,26 @@ def _starts(
     """Where a search on the first samples begins: unless it was given, at a model of those samples alone."""
 
     def start(length: int) -> Point | None:
+        first = record[:length]
         if model is not None:
-            return point
-        first = IOData(record.y[:length], record.inputs[:length] if record.n_inputs else None, record.dt)
+            return _of_first_experiments(point, first)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                early = n4sid(first, begin.n_states, feedthrough=feedthrough, focus=focus).model
+                early = beginning(first, begin.n_states, feedthrough=feedthrough, focus=focus)
             except (ValueError, np.linalg.LinAlgError):
                 return None
         scaled, found = scaled_point(early, record, "pem", silent=focus == "simulation")
-        level = found.offset
-        return normalized(_realization(found._replace(offset=level)), scaled, silent=focus == "simulation")
+        return _of_first_experiments(
+            normalized(_realization(found), scaled, silent=focus == "simulation"), first
+        )
 
     return start
+
+
+def _of_first_experiments(point: Point, first: IOData) -> Point:
+    """The point with the first states of the experiments that a beginning of the record holds."""
+    return point._replace(start=first_states(list(np.atleast_2d(point.start)[: len(first.starts)])))
 
 
 def _held_back(task: _Task, scaled: Scaling, start_of: Callable[[int], Point | None]) -> bool:
@@ -271,7 +282,7 @@ def _held_back(task: _Task, scaled: Scaling, start_of: Callable[[int], Point | N
     refined = task.run(start, first).point
     shares = []
     for point in (refined, start):
-        e, _ = one_step_innovations(*point[:5], rest.u, rest.y - point.offset)
+        e, _ = one_step_innovations(*point[:5], rest.u, rest.y - point.offset, rest.starts)
         shares.append([(block**2).sum() for block in np.array_split(e, GUARD_BLOCKS)])
     lost = np.subtract(*shares)
     # Worse, and by more than its own spread over the blocks: chance alone must not refuse a good step.

@@ -252,7 +252,7 @@ def _fitted(
     nk: Lags,
     stable: bool,
 ) -> PolynomialResult:
-    record = as_data(data)
+    record = as_data(data, missing=True, experiments=True)
     m = record.n_inputs
     orders = Orders(na, _each(nb, m, "nb", kind), nc, nd, _each(nf, m, "nf", kind), _each(nk, m, "nk", kind))
     _check(kind, record, orders)
@@ -263,8 +263,7 @@ def _fitted(
         search(
             point_of(orders, theta, scaled),
             coordinates,
-            scaled.u,
-            scaled.y,
+            scaled,
             blocks=Blocks(gain=not simulated),
             stable=stable,
             iterations=100,
@@ -281,17 +280,21 @@ def _fitted(
             stacklevel=3,
         )
     A, B, C, D, K, level, start = found.point
-    model = unscaled(scaled, Realization(A, B, C, D, K, level, start, bool(D.any()), False), record.dt)
+    model = unscaled(
+        scaled, Realization(A, B, C, D, K, level, start, bool(D.any()), False), record.dt, found.Re
+    )
     focus = "simulation" if simulated else "prediction"
     slope = coordinates.slope(found.point)
     units = np.ones(orders.total)
     for i, place in enumerate(orders.places["b"]):
         units[place] = scaled.y_scale[0] / scaled.u_scale[i]
-    covariance = coordinate_covariance(found.point, slope, scaled, focus)[: orders.total, : orders.total]
+    covariance = coordinate_covariance(found.point, slope, scaled, focus, found.Re)[
+        : orders.total, : orders.total
+    ]
     return PolynomialResult(
         model=model,
         covariance=covariance * units * units[:, None],
-        uncertainty=Uncertainty(model, entry_covariance(found.point, coordinates, scaled, focus)),
+        uncertainty=Uncertainty(model, entry_covariance(found.point, coordinates, scaled, focus, found.Re)),
         converged=found.converged,
         _orders=orders,
         **_polynomials(orders, coordinates.theta(found.point) * units, leading=1.0),  # pyright: ignore[reportArgumentType]
@@ -333,9 +336,15 @@ def _check(kind: str, record: IOData, orders: Orders) -> None:
         raise DataError(f"{kind}: orders and delays cannot be negative; {orders} came.")
     if kind != "armax" and min(orders.nb) < 1:
         raise DataError(f"{kind}: nb={orders.nb} came; each input needs at least one coefficient.")
-    needed = 3 * (orders.total + 1) + orders.states
-    if record.length < needed:
+    states = orders.states * len(record.starts)
+    needed = 3 * (orders.total + 1) + states
+    measured = int(record.observed.sum())
+    if measured < needed:
+        supported = (measured - states) // 3 - 1
         raise ExcitationError(
-            f"{kind}: {record.length} samples came; {orders.total} coefficients need at least {needed}. Take "
-            "lower orders or a longer record."
+            f"{kind}: {measured} samples came; {orders.total} coefficients"
+            + (f" and the first states of {len(record.starts)} experiments" if len(record.starts) > 1 else "")
+            + f" need at least {needed}. With as many states the record supports "
+            + (f"{supported} coefficients" if supported > 0 else "no coefficients")
+            + ". Take lower orders or a longer record."
         )

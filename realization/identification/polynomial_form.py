@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from realization.identification.factorization import Scaling
 from realization.identification.noise import one_step_innovations
 from realization.identification.sensitivities import Point
+from realization.systems.responses import first_states
 
 __all__ = ["Orders", "PolynomialCoordinates", "point_of"]
 
@@ -93,7 +94,8 @@ class PolynomialCoordinates(NamedTuple):
     def slope(self, point: Point) -> Array:
         """Derivatives of the entries, which are polynomials of degree two: central differences are exact."""
         theta = self.theta(point)
-        free = len(theta) + 1 + len(point.start)
+        rest = 1 + point.start.size
+        free = len(theta) + rest
         slope = np.zeros((point.entries.size, free))
         places = point.places
         matrices = slice(0, places["K"].stop)
@@ -101,20 +103,25 @@ class PolynomialCoordinates(NamedTuple):
             step = np.eye(1, len(theta), k)[0]
             ahead, behind = _matrices(self.orders, theta + step), _matrices(self.orders, theta - step)
             slope[matrices, k] = (ahead - behind) / 2
-        slope[places["offset"].start :, len(theta) :] = np.eye(1 + len(point.start))
+        slope[places["offset"].start :, len(theta) :] = np.eye(rest)
         return slope
 
     def moved(self, point: Point, step: Array) -> Point:
         """The point of the coefficients after the step."""
         theta = self.theta(point) + step[: self.orders.total]
         rest = step[self.orders.total :]
-        tail = np.concatenate([point.offset, point.start]) + rest
+        tail = np.concatenate([point.offset, point.start.ravel()]) + rest
         return point.replaced(np.concatenate([_matrices(self.orders, theta), tail]))
+
+    def frozen(self, point: Point) -> PolynomialCoordinates:
+        """As they are."""
+        return self
 
 
 def point_of(orders: Orders, theta: Array, scaled: Scaling) -> Point:
-    """The point of some coefficients, with the best first state on a record."""
+    """The point of some coefficients, with the best first state of each experiment of a record."""
     n, m = orders.states, len(orders.nb)
+    nowhere = first_states([np.zeros(n)] * len(scaled.starts))
     empty = Point(
         np.zeros((n, n)),
         np.zeros((n, m)),
@@ -122,10 +129,10 @@ def point_of(orders: Orders, theta: Array, scaled: Scaling) -> Point:
         np.zeros((1, m)),
         np.zeros((n, 1)),
         np.zeros(1),
-        np.zeros(n),
+        nowhere,
     )
-    point = empty.replaced(np.concatenate([_matrices(orders, theta), np.zeros(1 + n)]))
-    start = one_step_innovations(*point[:5], scaled.u, scaled.y)[1]
+    point = empty.replaced(np.concatenate([_matrices(orders, theta), np.zeros(1 + nowhere.size)]))
+    start = one_step_innovations(*point[:5], scaled.u, scaled.y, scaled.starts)[1]
     return point._replace(start=start)
 
 

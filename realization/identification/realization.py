@@ -9,7 +9,9 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
+from realization.identification.gaps import noise_over_gaps
 from realization.identification.noise import innovation_covariance, one_step_innovations
+from realization.signals.spans import starts_within
 from realization.systems.models import InnovationsModel
 
 __all__ = ["Realization", "errors", "fits", "longest_memory", "part", "reflect_poles", "spread", "unscaled"]
@@ -21,7 +23,10 @@ CONSTANTS_PER_RECORD = 5
 
 
 class Realization(NamedTuple):
-    """Matrices in the units of a scaled record, and how they were come by."""
+    """Matrices in the units of a scaled record, and how they were come by.
+
+    `x0` holds the first state (n,), or one for each of several experiments (E, n).
+    """
 
     A: Array
     B: Array
@@ -39,12 +44,14 @@ class Realization(NamedTuple):
         return float(np.abs(np.linalg.eigvals(self.A)).max(initial=0.0))
 
 
-def unscaled(scaled: Scaling, found: Realization, dt: float | None) -> InnovationsModel:
-    """The model in the record's own units, with its means (and the offset from them) as operating point."""
+def unscaled(
+    scaled: Scaling, found: Realization, dt: float | None, Re: Array | None = None
+) -> InnovationsModel:
+    """The model in the record's own units, with its means (and the offset from them) as operating point.
+
+    `Re` is read from the one-step errors when left out.
+    """
     y, u = scaled.y_scale, scaled.u_scale
-    e, _ = one_step_innovations(
-        found.A, found.B, found.C, found.D, found.K, scaled.u, scaled.y - found.offset
-    )
     return InnovationsModel(
         found.A,
         found.B / u,
@@ -52,10 +59,19 @@ def unscaled(scaled: Scaling, found: Realization, dt: float | None) -> Innovatio
         found.D * y[:, None] / u,
         dt,
         K=found.K / y,
-        Re=innovation_covariance(e) * y[:, None] * y,
+        Re=(_noise(found, scaled) if Re is None else Re) * y[:, None] * y,
         u_mean=scaled.u_mean,
         y_mean=scaled.y_mean + y * found.offset,
     )
+
+
+def _noise(found: Realization, scaled: Scaling) -> Array:
+    """Innovation covariance in the units of the scaled record."""
+    matrices, y = found[:5], scaled.y - found.offset
+    if scaled.has_gaps:
+        return noise_over_gaps(*matrices, scaled.u, y, scaled.starts)
+    e, _ = one_step_innovations(*matrices, scaled.u, y, scaled.starts)
+    return innovation_covariance(e, (len(scaled.starts) - 1) * len(found.A) / len(found.C))
 
 
 def reflect_poles(A: Array) -> Array:
@@ -85,25 +101,32 @@ def longest_memory(A: Array, length: int) -> float:
 
 def part(scaled: Scaling, begin: int, stop: int) -> Scaling:
     """A stretch of a scaled record."""
-    return scaled._replace(u=scaled.u[begin:stop], y=scaled.y[begin:stop])
+    starts = starts_within(scaled.starts, begin, stop)
+    return scaled._replace(u=scaled.u[begin:stop], y=scaled.y[begin:stop], starts=starts)
 
 
 def fits(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
-    """Simulation and one-step fit per output in percent, the first state estimated on the same record."""
+    """Simulation and one-step fit per output in percent, first states estimated on the same record."""
     size = spread(scaled)
     simulation, prediction = (100 * (1 - np.linalg.norm(e, axis=0) / size) for e in errors(found, scaled))
     return simulation, prediction
 
 
 def errors(found: Realization, scaled: Scaling) -> tuple[Array, Array]:
-    """Errors (T, p) of the simulation and of the one-step prediction, each with its best first state."""
+    """Errors (T, p) of the simulation and of the one-step prediction, each with its best first states.
+
+    They are zero where an output is missing.
+    """
     A, B, C, D, K = found[:5]
     y = scaled.y - found.offset
-    simulated, _ = one_step_innovations(A, B, C, D, K * 0.0, scaled.u, y)
-    predicted, _ = one_step_innovations(A, B, C, D, K, scaled.u, y)
+    simulated, _ = one_step_innovations(A, B, C, D, K * 0.0, scaled.u, y, scaled.starts)
+    predicted, _ = one_step_innovations(A, B, C, D, K, scaled.u, y, scaled.starts)
     return simulated, predicted
 
 
 def spread(scaled: Scaling) -> Array:
-    """Norm of each output about its mean, shape (p,)."""
-    return np.maximum(np.linalg.norm(scaled.y - scaled.y.mean(axis=0), axis=0), 1e-12)
+    """Norm of each output about its mean, shape (p,), over the samples that are there."""
+    if not scaled.has_gaps:
+        return np.maximum(np.linalg.norm(scaled.y - scaled.y.mean(axis=0), axis=0), 1e-12)
+    about = np.nan_to_num(scaled.y - np.nanmean(scaled.y, axis=0))
+    return np.maximum(np.linalg.norm(about, axis=0), 1e-12)

@@ -30,7 +30,8 @@ class Balanced:
 
     def __init__(self, found: Realization, scaled: Scaling) -> None:
         A, B, C, D, K = found[:5]
-        states = predictor_states(A, B, C, D, K, scaled.u, scaled.y - found.offset)
+        target = np.nan_to_num(scaled.y - found.offset)
+        states = predictor_states(A, B, C, D, K, scaled.u, target, starts=scaled.starts)
         self.found = found
         self.reach = _factor(states.T @ states / len(states))
         self.sight = _factor(scipy.linalg.solve_discrete_lyapunov(A.T, C.T @ C))
@@ -47,7 +48,7 @@ class Balanced:
             B=inverse @ found.B,
             C=found.C @ T,
             K=inverse @ found.K,
-            x0=inverse @ found.x0,
+            x0=found.x0 @ inverse.T,
         )
 
 
@@ -62,7 +63,7 @@ def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int
         return found
     wanted = _corrected(found, scaled) - loss
     balanced = Balanced(found, scaled)
-    memory = max(longest_memory(found.A, len(scaled.y)), _forgetting(found))
+    memory = max(longest_memory(found.A, max(scaled.lengths)), _forgetting(found))
     least, most = None, -np.inf
     for order in (*(k for k in TRIED if k < limit), limit):
         candidate = balanced.truncated(order)
@@ -89,8 +90,8 @@ def _forgetting(found: Realization) -> float:
 
 def _corrected(found: Realization, scaled: Scaling) -> Array:
     """Mean simulation and one-step fits; the simulation of a record without inputs counts as nothing."""
-    count = scaled.y.size
-    freedom = np.sqrt(count / max(count - len(found.A), 1.0))
+    count = int((~np.isnan(scaled.y)).sum())
+    freedom = np.sqrt(count / max(count - len(found.A) * len(scaled.starts), 1.0))
     simulation, prediction = (100 - freedom * (100 - fit.mean()) for fit in fits(found, scaled))
     return np.array([simulation if scaled.u.shape[1] else 0.0, prediction])
 

@@ -59,7 +59,7 @@ def refine(
     L. Ljung, *System Identification*, 2nd ed., Prentice-Hall 1999, sections 7.2 and 10.2.
     """
     point = normalized(found, scaled, silent=criterion == "simulation")
-    memory = longest_memory(found.A, len(scaled.y))
+    memory = longest_memory(found.A, max(scaled.lengths))
     if not len(found.A) or not admissible(point, stable, memory):
         return found
     free = free_entries(
@@ -71,8 +71,7 @@ def refine(
     ended = search(
         point,
         coordinates,
-        scaled.u,
-        scaled.y,
+        scaled,
         blocks=Blocks(path=criterion != "gain", gain=criterion != "simulation"),
         stable=stable,
         iterations=iterations,
@@ -93,15 +92,15 @@ def free_entries(point: Point, *, path: bool, gain: bool, feedthrough: bool) -> 
 
 
 def normalized(found: Realization, scaled: Scaling, *, silent: bool) -> Point:
-    """The realization with states of unit covariance and the best first state; without gain if `silent`."""
+    """The realization with states of unit covariance and the best first states; without gain if `silent`."""
     A, B, C, D, K = found[:5]
     K = K * 0.0 if silent else K
     target = scaled.y - found.offset
-    states = predictor_states(A, B, C, D, K, scaled.u, target)
+    states = predictor_states(A, B, C, D, K, scaled.u, np.nan_to_num(target), starts=scaled.starts)
     if len(A) and np.isfinite(states).all():
         values, vectors = np.linalg.eigh(states.T @ states / len(states))
         sizes = np.sqrt(np.maximum(values, 1e-8 * values.max(initial=1e-300)))
         T, inverse = vectors * sizes, (vectors / sizes).T
         A, B, C, K = inverse @ A @ T, inverse @ B, C @ T, inverse @ K
-    start = one_step_innovations(A, B, C, D, K, scaled.u, target)[1]
+    start = one_step_innovations(A, B, C, D, K, scaled.u, target, scaled.starts)[1]
     return Point(A, B, C, D, K, np.asarray(found.offset, dtype=float), start)

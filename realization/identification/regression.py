@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ import scipy.linalg
 from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
-from realization.systems.responses import free_response
+from realization.signals.spans import spans_of
+from realization.systems.responses import first_states, free_response
 
 __all__ = ["InputPath", "input_path", "input_sensitivities"]
 
@@ -27,11 +29,21 @@ class InputPath(NamedTuple):
 
 
 def input_path(
-    A: Array, C: Array, u: Array, target: Array, *, feedthrough: bool, constant: Array | None = None
+    A: Array,
+    C: Array,
+    u: Array,
+    target: Array,
+    *,
+    feedthrough: bool,
+    constant: Array | None = None,
+    starts: Sequence[int] = (0,),
 ) -> InputPath:
     r"""Least squares over what is linear once the poles are known.
 
     $$y_t = C A^t x_0 + \sum_{\tau < t} C A^{t-1-\tau} B u_\tau + D u_t + c_t \mu$$
+
+    Each experiment has a first state of its own, which is projected out of its rows: the problem that is left
+    does not grow with the number of experiments.
 
     Parameters
     ----------
@@ -43,28 +55,51 @@ def input_path(
         Whether `D` is estimated; zero if not.
     constant : ndarray, shape (T, p, q), optional
         How an unknown offset of each kind enters the outputs; no offset when left out.
+    starts : sequence of int
+        First rows of the experiments.
     """
     n, p, m = len(A), len(C), u.shape[1]
     constant = np.zeros((len(u), p, 0)) if constant is None else constant
-    direct = u if feedthrough else u[:, :0]
-    basis = scipy.linalg.qr(direct, mode="economic")[0] if direct.shape[1] else direct
-    blocks, factors = [], []
-    for k in range(p):
-        free = free_response(A, C[k : k + 1], len(u))[:, 0]
-        regressors = np.hstack([input_sensitivities(A, C[k], u), free, constant[:, k]])
-        blocks.append(regressors)
-        block = np.hstack([regressors, target[:, k : k + 1]])
-        block = block - basis @ (basis.T @ block)
-        factors.append(scipy.linalg.qr(block, mode="r", check_finite=False)[0][: block.shape[1]])
-    stacked = np.vstack(factors)
-    theta = scaled_least_squares(stacked[:, :-1], stacked[:, -1])
-    residual = target - np.column_stack([block @ theta for block in blocks])
-    D = np.zeros((p, m))
-    if direct.shape[1]:
-        D = scipy.linalg.lstsq(direct, residual)[0].T
-        residual = residual - direct @ D.T
-    B = theta[: n * m].reshape(m, n).T
-    return InputPath(B, D, theta[n * m : n * m + n], theta[n * m + n :], (residual**2).sum(axis=0))
+    designs, frees, factors, firsts = [], [], [], []
+    for rows in spans_of(starts, len(u)):
+        design = _design(A, C, u[rows], constant[rows], feedthrough)
+        free = free_response(A, C, rows.stop - rows.start).reshape(-1, n)
+        stacked = np.column_stack([design, target[rows].reshape(-1)])
+        seen, first = _projection(free)
+        explained = seen.T @ stacked
+        stacked -= seen @ explained
+        factors.append(scipy.linalg.qr(stacked, mode="r", check_finite=False)[0][: stacked.shape[1]])
+        designs.append(design)
+        frees.append(free)
+        firsts.append(first @ explained)
+    reduced = np.vstack(factors)
+    theta = scaled_least_squares(reduced[:, :-1], reduced[:, -1])
+    x0 = [first[:, -1] - first[:, :-1] @ theta for first in firsts]
+    fitted = [(design @ theta + free @ x).reshape(-1, p) for design, free, x in zip(designs, frees, x0)]
+    residual = target - np.concatenate(fitted)
+    B, offset = theta[: n * m].reshape(m, n).T, theta[n * m : n * m + constant.shape[2]]
+    D = theta[len(theta) - p * m :].reshape(p, m) if feedthrough else np.zeros((p, m))
+    return InputPath(B, D, first_states(x0), offset, (residual**2).sum(axis=0))
+
+
+def _design(A: Array, C: Array, u: Array, constant: Array, feedthrough: bool) -> Array:
+    """Derivatives of the outputs of one experiment with respect to `B`, the offset and `D`, (T p, width)."""
+    (length, m), p = u.shape, len(C)
+    direct = np.zeros((length, p, p * m if feedthrough else 0))
+    if feedthrough:
+        for k in range(p):
+            direct[:, k, k * m : (k + 1) * m] = u
+    by_B = np.stack([input_sensitivities(A, row, u) for row in C], axis=1)
+    return np.concatenate([by_B, constant, direct], axis=2).reshape(length * p, -1)
+
+
+def _projection(free: Array) -> tuple[Array, Array]:
+    """Orthonormal basis of what a first state can explain, and the map from it to the first state."""
+    norms = np.linalg.norm(free, axis=0)
+    norms[norms == 0] = 1.0
+    left, values, right = scipy.linalg.svd(free / norms, full_matrices=False, check_finite=False)
+    held = values > 1e-13 * values.max(initial=0.0)
+    return left[:, held], right[held].T / values[held] / norms[:, None]
 
 
 def input_sensitivities(A: Array, row: Array, u: Array) -> Array:

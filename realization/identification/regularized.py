@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realization.errors import ExcitationError
-from realization.identification.arx import lagged_regressors, observer_form
+from realization.identification.arx import lagged_regressors, later_rows, observer_form
 from realization.identification.evidence import Group, Kernel, posterior
-from realization.identification.factorization import Scaling
+from realization.identification.factorization import Scaling, without_gaps
 from realization.identification.realization import Realization
 
 __all__ = ["fit_regularized_varx"]
@@ -36,14 +36,13 @@ def fit_regularized_varx(
     R. B. Litterman, Forecasting with Bayesian vector autoregressions, J. Business & Economic Statistics 4
     (1986) 25-38.
     """
-    length, m = scaled.u.shape
-    p = scaled.y.shape[1]
+    scaled = without_gaps(scaled)
+    m, p = scaled.u.shape[1], scaled.y.shape[1]
     taps = lags + 1 - delay
-    start = lags
-    if length - start < 4:
-        raise ExcitationError(f"{length} samples are too few for {lags} lags.")
-    regressors = lagged_regressors(scaled, lags, taps if m else 0, delay, start)
-    target = scaled.y[start:]
+    target = later_rows(scaled, scaled.y, lags)
+    if len(target) < 4:
+        raise ExcitationError(f"{len(scaled.y)} samples are too few for {lags} lags.")
+    regressors = lagged_regressors(scaled, lags, taps if m else 0, delay, lags)
     level = regressors.mean(axis=0), target.mean(axis=0)
     # Lag-major as the autoregression wants it; channel by channel as the prior does.
     order = np.concatenate(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, ExcitationError
 from realization.filtering.innovations import chi_squared_quantile
-from realization.identification.arx import lagged_regressors
+from realization.identification.arx import lagged_regressors, later_rows
 from realization.identification.evidence import Group, Kernel, posterior
 from realization.identification.factorization import scale
 from realization.signals.data import IOData, as_data
@@ -118,32 +118,30 @@ def regularized_fir(
     >>> rz.regularized_fir(rz.IOData(y, u), 30).impulse_response[1:4, 0, 0].round(1)
     array([0.5, 0.4, 0.3])
     """
-    record = as_data(data)
+    record = as_data(data, missing=True, experiments=True)
     if kernel not in get_args(Kernel):
         raise DataError(f"regularized_fir: kernel={kernel!r} came; 'TC', 'DC' or 'SS' is needed.")
     if record.n_inputs == 0:
         raise DataError("regularized_fir: the record has no inputs; take arx or n4sid for a time series.")
     wide = chi_squared_quantile(1 - level, 1) ** 0.5
-    taps = max(2, min(60, record.length // 4)) if length is None else length
+    taps = max(2, min(60, max(_lengths(record)) // 4)) if length is None else length
     first = 0 if feedthrough else 1
     if taps <= first:
         raise DataError(f"regularized_fir: length={length} came; at least {first + 1} is needed.")
-    if record.length < taps + 4:
-        raise ExcitationError(
-            f"regularized_fir: {record.length} samples came; {taps} taps need at least {taps + 4}. Take "
-            "fewer taps or a longer record."
-        )
+    _enough(record, taps, first)
     scaled = scale(record, "regularized_fir")
     p, m, count = record.n_outputs, record.n_inputs, taps - first
     regressors = lagged_regressors(scaled, 0, count, first, taps - 1)
+    targets = later_rows(scaled, scaled.y, taps - 1)
     order = np.concatenate([np.arange(i, count * m, m) for i in range(m)])
-    regressors = (regressors - regressors.mean(axis=0))[:, order]
     groups = tuple(Group(count, i) for i in range(m))
     h, errors = np.zeros((taps, p, m)), np.zeros((taps, p, m))
     decays, noise, evidence = np.zeros((p, m)), np.zeros(p), 0.0
     for k in range(p):
-        target = scaled.y[taps - 1 :, k]
-        found = posterior(regressors, target - target.mean(), groups, kernel)
+        there = ~np.isnan(targets[:, k])
+        rows, target = (regressors, targets[:, k]) if there.all() else (regressors[there], targets[there, k])
+        moving = (rows - rows.mean(axis=0))[:, order]
+        found = posterior(moving, target - target.mean(), groups, kernel)
         unit = scaled.y_scale[k] / scaled.u_scale
         h[first:, k] = found.mean.reshape(m, count).T * unit
         errors[first:, k] = np.sqrt((found.root**2).sum(axis=1)).reshape(m, count).T * unit
@@ -151,4 +149,28 @@ def regularized_fir(
         evidence -= 0.5 * found.cost
     return RegularizedFir(
         h, errors, h - wide * errors, h + wide * errors, level, decays, noise, kernel, float(evidence)
+    )
+
+
+def _lengths(record: IOData) -> list[int]:
+    return [rows.stop - rows.start for rows in record.spans]
+
+
+def _enough(record: IOData, taps: int, first: int) -> None:
+    """Refuse a record without rows for the taps: a row needs the inputs of `taps` samples and an output."""
+    lengths = _lengths(record)
+    later = np.concatenate([record.observed[span][taps - 1 :] for span in record.spans])
+    rows = int(later.sum(axis=0).min())
+    if rows >= 5:
+        return
+    supported = max(lengths) - 4
+    apart = len(lengths) > 1 or record.missing
+    raise ExcitationError(
+        f"regularized_fir: {record.length} samples"
+        + (f" in {len(lengths)} experiments" if len(lengths) > 1 else "")
+        + f" came; {taps} taps need "
+        + (f"5 outputs with {taps} inputs before them, and there are {rows}" if apart else "")
+        + ("" if apart else f"at least {taps + 4}")
+        + f". The record supports {supported if supported > first else 'no'} taps at most. Take fewer taps "
+        "or a longer record."
     )

@@ -10,9 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, ExcitationError
 from realization.filtering.innovations import WhitenessTest, chi_squared_quantile, whiteness_test
+from realization.identification.gaps import like_without_gaps
 from realization.identification.noise import one_step_innovations
 from realization.signals.data import IOData, as_data
+from realization.signals.spans import complete_rows
 from realization.systems.models import InnovationsModel
+from realization.systems.responses import joined
 
 __all__ = ["ResidualTests", "residual_tests"]
 
@@ -26,6 +29,7 @@ class ResidualTests:
     Attributes
     ----------
     residuals : ndarray, shape (T, p)
+        NaN where an output is missing; in units of `Re` after a gap, where errors are larger.
     whiteness : WhitenessTest
         Of the residuals among themselves.
     lags : ndarray of int, shape (2 L + 1,)
@@ -122,15 +126,20 @@ def residual_tests(
         raise DataError(f"residual_tests: focus={focus!r} came; 'prediction' or 'simulation' is needed.")
     if lags < 1 or not 0 < level < 1:
         raise DataError(f"residual_tests: lags={lags}, level={level} came; >= 1 and 0..1 are needed.")
-    record = as_data(data)
+    record = as_data(data, missing=True, experiments=True)
     lags = min(lags, record.length // 4)
     if record.length < 12 or lags < 1:
         raise ExcitationError(f"residual_tests: {record.length} samples came; at least 12 are needed.")
-    gain = model.K if focus == "prediction" else model.K * 0.0
-    e, _ = one_step_innovations(
-        model.A, model.B, model.C, model.D, gain, record.inputs - model.u_mean, record.y - model.y_mean
-    )
-    white = whiteness_test(e, lags=min(20, lags), alpha=1 - level)
+    e = _residuals(model, record, focus)
+    complete = complete_rows(record.y)
+    if complete.sum() < 12:
+        raise ExcitationError(
+            f"residual_tests: {int(complete.sum())} of {record.length} samples have all outputs; at least 12 "
+            "are needed."
+        )
+    # If the model is right, white they are whichever samples are left out, and whichever experiments follow.
+    white = whiteness_test(e[complete], lags=min(20, lags, int(complete.sum()) // 4), alpha=1 - level)
+    e = np.where(complete[:, None], e, 0.0)
     p, m = e.shape[1], record.n_inputs
     correlations = np.zeros((2 * lags + 1, p, m))
     bounds, dynamics, feedback = np.zeros((p, m)), np.ones((p, m)), np.ones((p, m))
@@ -142,8 +151,25 @@ def residual_tests(
             dynamics[i, j] = _tail(r[lags:], P[: lags + 1, : lags + 1] / record.length)
             feedback[i, j] = _tail(r[:lags], P[:lags, :lags] / record.length)
     return ResidualTests(
-        e, white, np.arange(-lags, lags + 1), correlations, bounds, dynamics, feedback, level
+        np.where(record.observed, e, np.nan),
+        white,
+        np.arange(-lags, lags + 1),
+        correlations,
+        bounds,
+        dynamics,
+        feedback,
+        level,
     )
+
+
+def _residuals(model: InnovationsModel, record: IOData, focus: str) -> Array:
+    """Residuals with the best first state of each experiment; with gaps all as large as without them."""
+    A, B, C, D = model.A, model.B, model.C, model.D
+    u, y = record.inputs - model.u_mean, record.y - model.y_mean
+    gain = model.K if focus == "prediction" else model.K * 0.0
+    if focus == "simulation" or record.observed.all():
+        return one_step_innovations(A, B, C, D, gain, u, y, record.starts)[0]
+    return joined([like_without_gaps(A, B, C, D, gain, model.Re, u[rows], y[rows]) for rows in record.spans])
 
 
 def _cross(e: Array, u: Array, lags: int) -> tuple[Array, Array]:

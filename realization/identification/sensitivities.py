@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numba
@@ -10,9 +10,10 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from realization.signals.spans import spans_of
 from realization.systems.responses import predictor_states
 
-__all__ = ["Blocks", "Point", "errors_of", "normal_equations", "sensitivities"]
+__all__ = ["Blocks", "Point", "Run", "errors_of", "normal_equations", "sensitivities"]
 
 Array = NDArray[np.float64]
 # Rows of the Jacobian that are kept at a time: they and their product stay in the second-level cache.
@@ -20,7 +21,10 @@ CHUNK_ENTRIES = 40_000
 
 
 class Point(NamedTuple):
-    """A model in the units of a scaled record: matrices, level of the outputs, state at the first sample."""
+    """A model in the units of a scaled record: matrices, level of the outputs, state at the first sample.
+
+    `start` is (n,), or (E, n) with the first state of each of several experiments.
+    """
 
     A: Array
     B: Array
@@ -67,16 +71,32 @@ class Blocks(NamedTuple):
         return np.concatenate(parts)
 
 
-def errors_of(point: Point, u: Array, y: Array) -> tuple[Array, Array]:
+def errors_of(point: Point, u: Array, y: Array, starts: Sequence[int] = (0,)) -> tuple[Array, Array]:
     """One-step errors (T, p) and predictor states (T, n); those of the simulation where the gain is zero."""
     target = y - point.offset
-    states = predictor_states(point.A, point.B, point.C, point.D, point.K, u, target, point.start)
+    states = predictor_states(point.A, point.B, point.C, point.D, point.K, u, target, point.start, starts)
     return target - states @ point.C.T - u @ point.D.T, states
 
 
-def normal_equations(
-    point: Point, u: Array, e: Array, states: Array, whitener: Array, blocks: Blocks
-) -> tuple[Array, Array]:
+class Run(NamedTuple):
+    """What `errors_of` made of a record: inputs (T, m), errors (T, p), states (T, n).
+
+    `starts` are the first rows of the experiments. Where `kept` (T,) is given, the other rows count nothing.
+    """
+
+    u: Array
+    e: Array
+    states: Array
+    starts: Sequence[int] = (0,)
+    kept: NDArray[np.bool_] | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples that count."""
+        return len(self.e) if self.kept is None else int(self.kept.sum())
+
+
+def normal_equations(point: Point, run: Run, whitener: Array, blocks: Blocks) -> tuple[Array, Array]:
     r"""Gauss-Newton matrix and gradient of the predicted outputs' fit, over the entries of `blocks`.
 
     $$H = \sum_t \psi_t W^\top W \psi_t^\top, \qquad g = \sum_t \psi_t W^\top W e_t, \qquad
@@ -85,45 +105,60 @@ def normal_equations(
     Parameters
     ----------
     point : Point
-    u, e, states : ndarray, shape (T, m), (T, p), (T, n)
-        Inputs, and what `errors_of` gave.
+    run : Run
     whitener : ndarray, shape (p, p)
         Lower triangular $W$.
     blocks : Blocks
     """
-    count = len(blocks.chosen(point))
-    total = np.zeros((count + 1, count + 1), order="F")
-    for rows in _chunks(point, u, e, states, whitener, blocks, count):
-        total = scipy.linalg.blas.dsyrk(1.0, rows.T, beta=1.0, c=total, overwrite_c=1)
-    full = np.triu(total) + np.triu(total, 1).T
-    return full[:count, :count], full[:count, count]
+    count, n = len(blocks.chosen(point)), len(point.A)
+    total = np.zeros((count + 1, count + 1))
+    for number, rows in enumerate(spans_of(run.starts, len(run.e))):
+        columns = _columns(count, n, len(run.starts), number)
+        own = np.zeros((len(columns), len(columns)), order="F")
+        for chunk, _ in _chunks(point, run, rows, whitener, blocks, len(columns)):
+            own = scipy.linalg.blas.dsyrk(1.0, chunk.T, beta=1.0, c=own, overwrite_c=1)
+        total[np.ix_(columns, columns)] += np.triu(own) + np.triu(own, 1).T
+    return total[:count, :count], total[:count, count]
 
 
-def sensitivities(point: Point, u: Array, e: Array, states: Array, blocks: Blocks) -> Array:
+def sensitivities(point: Point, run: Run, blocks: Blocks) -> Array:
     r"""All of $\partial \hat y_t / \partial \theta$, shape (T, p, entries of `blocks`)."""
-    count = len(blocks.chosen(point))
-    eye = np.eye(e.shape[1])
-    rows = [chunk[:, :count].copy() for chunk in _chunks(point, u, e, states, eye, blocks, count)]
-    return np.vstack(rows).reshape(len(e), e.shape[1], count)
+    count, n, (T, p) = len(blocks.chosen(point)), len(point.A), run.e.shape
+    out = np.zeros((T * p, count + 1))
+    for number, rows in enumerate(spans_of(run.starts, T)):
+        columns = _columns(count, n, len(run.starts), number)
+        for chunk, begin in _chunks(point, run, rows, np.eye(p), blocks, len(columns)):
+            out[begin * p : begin * p + len(chunk), columns] = chunk
+    return out[:, :count].reshape(T, p, count)
+
+
+def _columns(count: int, n: int, experiments: int, number: int) -> NDArray[np.int_]:
+    """Of all entries and the error, those that the rows of one experiment have: no other first state."""
+    shared = count - experiments * n
+    own = shared + number * n
+    return np.concatenate([np.arange(shared), np.arange(own, own + n), [count]])
 
 
 def _chunks(
-    point: Point, u: Array, e: Array, states: Array, whitener: Array, blocks: Blocks, count: int
-) -> Iterator[Array]:
+    point: Point, run: Run, rows: slice, whitener: Array, blocks: Blocks, width_of_row: int
+) -> Iterator[tuple[Array, int]]:
+    """Rows of the whitened Jacobian and error of one experiment, some samples at a time, and the first."""
     p, n = point.C.shape
-    x, inputs = (states, u) if blocks.path else (states[:, :0], u[:, :0])
-    driven = e if blocks.gain else e[:, :0]
+    x, inputs = (run.states, run.u) if blocks.path else (run.states[:, :0], run.u[:, :0])
+    driven = run.e if blocks.gain else run.e[:, :0]
     width = x.shape[1] + inputs.shape[1] + driven.shape[1] + 2
     carried = np.zeros((n, p * width))
     carried[:, width - 1 :: width] = point.C.T
-    matrices = (point.A - point.K @ point.C, point.C, point.K, x, inputs, driven, e, whitener)
+    matrices = (point.A - point.K @ point.C, point.C, point.K, x, inputs, driven, run.e, whitener)
     F, C, K, x, inputs, driven, e, whitener = (np.ascontiguousarray(matrix) for matrix in matrices)
-    samples = max(1, CHUNK_ENTRIES // (p * (count + 1)))
-    for begin in range(0, len(e), samples):
-        stop = min(begin + samples, len(e))
-        rows = np.empty(((stop - begin) * p, count + 1))
-        carried = _fill(F, C, K, x, inputs, driven, e, whitener, carried, begin, stop, rows)
-        yield rows
+    samples = max(1, CHUNK_ENTRIES // (p * width_of_row))
+    for begin in range(rows.start, rows.stop, samples):
+        stop = min(begin + samples, rows.stop)
+        found = np.empty(((stop - begin) * p, width_of_row))
+        carried = _fill(F, C, K, x, inputs, driven, e, whitener, carried, begin, stop, found)
+        if run.kept is not None:
+            found[np.repeat(~run.kept[begin:stop], p)] = 0.0
+        yield found, begin
 
 
 @numba.njit(cache=True, fastmath={"contract", "reassoc"})

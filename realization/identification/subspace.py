@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, ExcitationError, RankError
-from realization.identification.factorization import Weighting, factorize, scale
+from realization.identification.factorization import Weighting, factorize, most_block_rows, scale
 from realization.identification.matrices import Focus, realize
 from realization.identification.order import select_order
 from realization.identification.realization import unscaled
 from realization.signals.data import IOData, as_data
+from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
 
 __all__ = ["SubspaceResult", "cva", "moesp", "n4sid"]
@@ -41,8 +42,8 @@ class SubspaceResult:
         Whether `D` was estimated.
     stabilized : bool
         Whether poles were moved into the unit circle.
-    x0 : ndarray, shape (n,)
-        State at the first sample of the record.
+    x0 : ndarray, shape (n,) or (E, n)
+        State at the first sample of the record, or of each of its `E` experiments.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def n4sid(
     >>> result.order, result.model.poles.real.round(9)
     (1, array([0.8]))
     """
-    record = as_data(data)
+    record = gap_free(as_data(data, missing=True, experiments=True))
     _check_options(order, block_rows, weighting, feedthrough, focus, max_order)
     scaled = scale(record, "n4sid")
     rows = default_rows(record, block_rows, order, max_order, "n4sid")
@@ -250,15 +251,20 @@ def default_rows(record: IOData, asked: int | None, order: int | None, max_order
         return asked
     wanted = max(15, least + 3)
     # Twice as many columns as rows where the record allows it, as many where it does not.
-    generous = record.length // (2 + 4 * channels)
-    possible = record.length // (2 + 2 * channels)
+    lengths = [span.stop - span.start for span in record.spans]
+    generous = most_block_rows(lengths, channels, 2, wanted)
+    possible = most_block_rows(lengths, channels, 1, wanted)
     rows = min(wanted, max(generous, min(least, possible)))
     if rows < least:
+        highest = highest_order(record)
         raise ExcitationError(
-            f"{caller}: {record.length} samples with {record.n_inputs} inputs and {p} outputs came; "
+            f"{caller}: {record.length} samples"
+            + (f" in {len(lengths)} experiments, the longest of {max(lengths)}," if len(lengths) > 1 else "")
+            + f" with {record.n_inputs} inputs and {p} outputs came; "
             f"{'an order to be chosen' if order is None else f'order {order}'} needs at least {least} "
-            f"block rows, and so {2 * least * (channels + 1)} samples. Take a longer record, fewer "
-            "channels or a lower order."
+            f"block rows, and so {2 * least * channels} windows of {2 * least} samples. The record supports "
+            + (f"orders up to {highest}" if highest > 0 else "no order")
+            + ". Take a longer record, fewer channels or a lower order."
         )
     return rows
 
@@ -280,3 +286,10 @@ def _check_options(
         raise DataError(f"n4sid: block_rows={block_rows} came; at least 2 are needed for a shift.")
     if max_order < 1:
         raise DataError(f"n4sid: max_order={max_order} came; at least 1 is needed.")
+
+
+def highest_order(record: IOData) -> int:
+    """Highest order that a subspace method can take from a record: `p (i - 1)` with the most block rows."""
+    lengths = [span.stop - span.start for span in record.spans]
+    rows = most_block_rows(lengths, record.n_inputs + record.n_outputs)
+    return max(0, record.n_outputs * (rows - 1))

@@ -13,10 +13,13 @@ from realization.errors import DataError
 from realization.filtering.innovations import chi_squared_quantile
 from realization.identification.coordinates import Coordinates, LocalCoordinates
 from realization.identification.factorization import Scaling, scale
-from realization.identification.search import whitener_of
-from realization.identification.sensitivities import Blocks, Point, errors_of, normal_equations, sensitivities
+from realization.identification.gaps import noise_over_gaps
+from realization.identification.likelihood_search import observed_information
+from realization.identification.search import run_of, whitener_of
+from realization.identification.sensitivities import Blocks, Point, Run, normal_equations, sensitivities
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
+from realization.systems.responses import scan_spans
 
 __all__ = ["FrequencyBands", "PoleBands", "Uncertainty", "entry_covariance", "uncertainty"]
 
@@ -251,7 +254,8 @@ def uncertainty(
     """
     if focus not in ("prediction", "simulation"):
         raise DataError(f"uncertainty: focus={focus!r} came; 'prediction' or 'simulation' is needed.")
-    scaled, point = scaled_point(model, as_data(data), "uncertainty", silent=focus == "simulation")
+    record = as_data(data, missing=True, experiments=True)
+    scaled, point = scaled_point(model, record, "uncertainty", silent=focus == "simulation")
     free = np.ones(point.entries.size, dtype=bool)
     free[point.places["K"]] = focus == "prediction"
     free[point.places["D"]] = bool(model.D.any())
@@ -271,14 +275,16 @@ def scaled_point(
     K = np.zeros_like(model.K) if silent else model.K * ys
     A, B, C, D = model.A, model.B * us, model.C / ys[:, None], model.D * us / ys[:, None]
     level = (model.y_mean - scaled.y_mean) / ys
-    start = one_step_innovations(A, B, C, D, K, scaled.u, scaled.y - level)[1]
+    start = one_step_innovations(A, B, C, D, K, scaled.u, scaled.y - level, scaled.starts)[1]
     return scaled, Point(A, B, C, D, K, level, start)
 
 
-def entry_covariance(point: Point, coordinates: Coordinates, scaled: Scaling, focus: Focus) -> Array:
+def entry_covariance(
+    point: Point, coordinates: Coordinates, scaled: Scaling, focus: Focus, Re: Array | None = None
+) -> Array:
     """Covariance of the entries of `A, B, C, D, K` in the record's own units."""
     slope = coordinates.slope(point)
-    values, vectors = np.linalg.eigh(coordinate_covariance(point, slope, scaled, focus))
+    values, vectors = np.linalg.eigh(coordinate_covariance(point, slope, scaled, focus, Re))
     basis = slope @ (vectors * np.sqrt(np.maximum(values, 0.0)))
     u, y = scaled.u_scale, scaled.y_scale
     n = len(point.A)
@@ -293,57 +299,66 @@ def entry_covariance(point: Point, coordinates: Coordinates, scaled: Scaling, fo
     return root @ root.T
 
 
-def coordinate_covariance(point: Point, slope: Array, scaled: Scaling, focus: Focus) -> Array:
-    """Covariance of the coordinates whose derivatives of the entries are `slope`."""
+def coordinate_covariance(
+    point: Point, slope: Array, scaled: Scaling, focus: Focus, Re: Array | None = None
+) -> Array:
+    """Covariance of the coordinates whose derivatives of the entries are `slope`.
+
+    `Re` is the innovation covariance of a record with gaps, read from the record when left out.
+    """
     blocks = Blocks(gain=focus == "prediction")
-    u, y = scaled.u, scaled.y
-    e, states = errors_of(point, u, y)
-    slope = slope[blocks.chosen(point)]
-    left = e.size - slope.shape[1]
+    run = run_of(point, scaled)
+    chosen = slope[blocks.chosen(point)]
+    size = run.samples * run.e.shape[1] if focus == "simulation" else int((~np.isnan(scaled.y)).sum())
+    left = size - slope.shape[1]
     if left <= 0:
         raise DataError(
-            f"uncertainty: {e.size} measured values and {slope.shape[1]} parameters leave nothing to judge "
+            f"uncertainty: {size} measured values and {slope.shape[1]} parameters leave nothing to judge "
             "the errors by. Take a longer record or a lower order."
         )
-    W = whitener_of(e)
-    H = slope.T @ normal_equations(point, u, e, states, W, blocks)[0] @ slope
+    if scaled.has_gaps and focus == "prediction":
+        if Re is None:
+            Re = noise_over_gaps(*point[:5], scaled.u, scaled.y - point.offset, scaled.starts)
+        return observed_information(point, slope, Re, scaled, blocks) * (size / left)
+    W = whitener_of(run)
+    H = chosen.T @ normal_equations(point, run, W, blocks)[0] @ chosen
     scale = np.sqrt(np.maximum(np.diag(H), 1e-300))
     inverse = scipy.linalg.pinvh(H / scale / scale[:, None], rtol=1e-12) / scale / scale[:, None]
     if focus == "prediction":
         covariance = inverse
     else:
-        J = sensitivities(point, u, e, states, blocks) @ slope
-        covariance = inverse @ _coloured(J, e, W) @ inverse
-    return covariance * (e.size / left)
+        J = sensitivities(point, run, blocks) @ chosen
+        covariance = inverse @ _coloured(J, run, W) @ inverse
+    return covariance * (size / left)
 
 
-def _coloured(J: Array, e: Array, W: Array) -> Array:
+def _coloured(J: Array, run: Run, W: Array) -> Array:
     r"""$\operatorname{cov} \sum_t \psi_t W^\top W e_t$ for errors that a long autoregression whitens."""
-    from bmojo_kernels import lti_scan
-
     from realization.identification.arx import fit_arx, longest_lags, order_criterion
 
-    length, p, count = J.shape
-    silent = Scaling(e[:, :0], e, np.zeros(0), np.zeros(p), np.zeros(0), np.ones(p))
+    e, (length, p, count) = run.e, J.shape
+    kept = np.ones(length, dtype=bool) if run.kept is None else run.kept
+    measured = np.where(kept[:, None], e, np.nan)
+    silent = Scaling(e[:, :0], measured, np.zeros(0), np.zeros(p), np.zeros(0), np.ones(p), tuple(run.starts))
     highest = max(1, min(20, longest_lags(silent)))
     lags = 1 + int(np.argmin(order_criterion(silent, highest, 1, "aic")))
     found = fit_arx(silent, lags, 0, 1)
     if found.radius >= 1:
         lags = 1
         found = fit_arx(silent, 1, 0, 1)
-    states = lti_scan(found.A - found.K @ found.C, found.K, e - found.offset)[0]
-    white = e - found.offset - states @ found.C.T
-    root = np.linalg.cholesky(white.T @ white / max(length - lags * p, 1) + 1e-30 * np.eye(p))
+    states = scan_spans(found.A - found.K @ found.C, found.K, e - found.offset, starts=run.starts)
+    white = (e - found.offset - states @ found.C.T)[kept]
+    root = np.linalg.cholesky(white.T @ white / max(len(white) - lags * p, 1) + 1e-30 * np.eye(p))
     weighted = np.einsum("kl,tlq->tkq", W.T @ W, J)[::-1]
-    total = np.zeros((count, count))
     AT, CT = np.ascontiguousarray(found.A.T), np.ascontiguousarray(found.C.T)
     coloured = np.empty((length, p, count))
+    backward = [0, *(length - start for start in reversed(run.starts[1:]))]
     for q in range(count):
-        # The transposed noise model, run from the last sample to the first.
-        coloured[:, :, q] = weighted[:, :, q] + lti_scan(AT, CT, weighted[:, :, q])[0] @ found.K
+        # The transposed noise model, run from the last sample of an experiment to its first.
+        past = scan_spans(AT, CT, weighted[:, :, q], starts=backward)
+        coloured[:, :, q] = weighted[:, :, q] + past @ found.K
     rows = np.einsum("lk,tlq->tkq", root, coloured).reshape(-1, count)
-    total = rows.T @ rows
-    return total
+    return rows.T @ rows
 
 
 def _response_slope(

@@ -9,6 +9,7 @@ from realization.signals.datasets import (
     load_data,
     load_series,
 )
+from realization.signals.gaps import gap_free
 from realization.signals.inspection import DataInspection, Finding, inspect_data
 from realization.signals.readers import read_csv
 from realization.signals.sampling import RegularRecord, one_hot, regular_record
@@ -21,6 +22,7 @@ __all__ = [
     "IOData",
     "RegularRecord",
     "describe_data",
+    "gap_free",
     "inspect_data",
     "list_data",
     "load_benchmark_model",

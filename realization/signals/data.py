@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, ShapeError
 from realization.signals.operations import band_filter, delayed, filtered, resampled, without_trend
+from realization.signals.spans import checked_starts, spans_of, starts_within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,7 @@ class IOData:
         set_(self, "input_names", _names(input_names, 0 if inputs is None else inputs.shape[1], "u"))
         set_(self, "output_units", _units(output_units, self.n_outputs, "y"))
         set_(self, "input_units", _units(input_units, self.n_inputs, "u"))
-        set_(self, "starts", _starts(starts, len(outputs)))
+        set_(self, "starts", checked_starts(starts, len(outputs), "IOData"))
 
     @property
     def length(self) -> int:
@@ -147,7 +148,7 @@ class IOData:
     @property
     def spans(self) -> tuple[slice, ...]:
         """Rows of each experiment."""
-        return tuple(slice(a, b) for a, b in zip(self.starts, (*self.starts[1:], self.length)))
+        return spans_of(self.starts, self.length)
 
     @property
     def experiments(self) -> tuple[IOData, ...]:
@@ -415,8 +416,8 @@ class IOData:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise ShapeError("IOData takes a slice of consecutive samples, such as data[100:200].")
         begin, stop, _ = rows.indices(self.length)
-        starts = sorted({0, *(start - begin for start in self.starts if begin < start < stop)})
-        return replace(self, y=self.y[rows], u=None if self.u is None else self.u[rows], starts=starts)
+        u = None if self.u is None else self.u[rows]
+        return replace(self, y=self.y[rows], u=u, starts=starts_within(self.starts, begin, stop))
 
     def __len__(self) -> int:
         return self.length
@@ -501,16 +502,6 @@ def _units(units: Sequence[str], count: int, letter: str) -> tuple[str, ...]:
 
 def _labels(names: Sequence[str], units: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}, {unit}" if unit else name for name, unit in zip(names, units))
-
-
-def _starts(starts: Sequence[int], length: int) -> tuple[int, ...]:
-    found = tuple(int(start) for start in starts)
-    if not found or found[0] != 0 or any(b <= a for a, b in zip(found, (*found[1:], length))):
-        raise ShapeError(
-            f"IOData: starts={found} came for {length} samples; they must begin with 0, rise, and stay below "
-            "the length, so that each experiment has a sample."
-        )
-    return found
 
 
 def _names(names: Sequence[str], count: int, letter: str) -> tuple[str, ...]:

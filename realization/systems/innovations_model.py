@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, RealizationError, ShapeError, UnstableError
 from realization.signals.data import IOData, as_data
-from realization.systems.responses import free_response
+from realization.signals.spans import checked_starts, spans_of
+from realization.systems.responses import first_states, free_response, joined
 from realization.systems.state_space import StateSpace, as_matrix
 
 __all__ = ["InnovationsModel"]
@@ -107,7 +109,12 @@ class InnovationsModel(StateSpace):
         return StateSpace(self.A - self.K @ self.C, B, self.C, D, self.dt)
 
     def simulate(
-        self, u: ArrayLike | None = None, x0: ArrayLike | None = None, *, e: ArrayLike | None = None
+        self,
+        u: ArrayLike | None = None,
+        x0: ArrayLike | None = None,
+        *,
+        e: ArrayLike | None = None,
+        starts: Sequence[int] = (0,),
     ) -> Array:
         """Output for an input, and for innovations where they are given.
 
@@ -116,9 +123,11 @@ class InnovationsModel(StateSpace):
         u : array_like, shape (T, m), optional
             Input in its own units (the mean is taken off here). A model without inputs takes `None` and `e`.
         x0 : array_like, shape (n,), optional
-            State at the first sample; zero when left out.
+            State at the first sample; zero when left out. One for each experiment, (E, n), or one for all.
         e : array_like, shape (T, p), optional
             Innovations; with those of a record, the record itself comes back.
+        starts : sequence of int
+            First rows of the experiments that `u` is made of: `data.starts`.
 
         Returns
         -------
@@ -135,8 +144,13 @@ class InnovationsModel(StateSpace):
         else:
             remedy = "u is needed." if self.n_inputs else "give innovations e (T, p), or u of shape (T, 0)."
             raise ShapeError(f"simulate: the model has {self.n_inputs} inputs; {remedy}")
+        starts = checked_starts(starts, len(inputs), "simulate") if len(starts) > 1 else (0,)
+        firsts = self._states(x0, starts)
         if noise is None:
-            return self.y_mean + self._response(inputs, self._state(x0))
+            return self.y_mean + joined([
+                self._response(inputs[rows], first)
+                for rows, first in zip(spans_of(starts, len(inputs)), firsts)
+            ])  # fmt: skip
         if noise.shape != (len(inputs), self.n_outputs):
             raise ShapeError(
                 f"simulate: e has shape {noise.shape}; it must be {(len(inputs), self.n_outputs)}."
@@ -144,7 +158,10 @@ class InnovationsModel(StateSpace):
         driven = StateSpace(
             self.A, np.hstack([self.B, self.K]), self.C, np.hstack([self.D, np.eye(self.n_outputs)]), self.dt
         )
-        return self.y_mean + driven.simulate(np.hstack([inputs, noise]), x0)
+        both = np.hstack([inputs, noise])
+        return self.y_mean + joined([
+            driven.simulate(both[rows], first) for rows, first in zip(spans_of(starts, len(both)), firsts)
+        ])  # fmt: skip
 
     def predict(self, data: IOData | ArrayLike, horizon: int = 1, x0: ArrayLike | None = None) -> Array:
         r"""Prediction $\hat y_{t|t-h}$ of each output from what was known `horizon` samples before.
@@ -154,48 +171,62 @@ class InnovationsModel(StateSpace):
         Parameters
         ----------
         data : IOData
+            Each of several experiments is predicted by itself.
         horizon : int
             At least 1.
         x0 : array_like, shape (n,), optional
-            State at the first sample; estimated from the record (`estimate_x0`) when left out.
+            State at the first sample; estimated from the record (`estimate_x0`) when left out. One for each
+            experiment, (E, n), or one for all.
 
         Returns
         -------
         y_hat : ndarray, shape (T, p)
-            The first `horizon - 1` rows are simulated from `x0`.
+            The first `horizon - 1` rows of each experiment are simulated from `x0`.
         """
         self._require_discrete("predict")
         if horizon < 1:
             raise RealizationError(f"predict: horizon={horizon} came; it must be at least 1.")
-        data = self._record(data)
-        start = self.estimate_x0(data, focus="prediction") if x0 is None else self._state(x0)
+        data = self._record(data, experiments=True)
+        firsts = (
+            np.atleast_2d(self.estimate_x0(data, focus="prediction"))
+            if x0 is None
+            else self._states(x0, data.starts)
+        )
         u, y = data.inputs - self.u_mean, data.y - self.y_mean
-        one = self.predictor
+        return self.y_mean + joined([
+            self._predicted(u[rows], y[rows], horizon, first) for rows, first in zip(data.spans, firsts)
+        ])  # fmt: skip
+
+    def _predicted(self, u: Array, y: Array, horizon: int, start: Array) -> Array:
+        """Prediction of one experiment about the operating point."""
+        one, length = self.predictor, len(y)
         states, _ = lti_scan(one.A, one.B, np.hstack([u, y]), start)
         # states[t] is x_{t|t-1}; carry x_{t-h+1|t-h} forward h - 1 steps without new outputs.
-        for step in range(1, min(horizon, data.length)):
+        for step in range(1, min(horizon, length)):
             moved = states[:-1] @ self.A.T + u[step - 1 : len(u) - 1][: len(states) - 1] @ self.B.T
             states = moved
-        head = min(horizon, data.length) - 1
+        head = min(horizon, length) - 1
         if head:
             free, _ = lti_scan(self.A, self.B, u[:head], start)
             states = np.vstack([free, states])
-        return self.y_mean + states @ self.C.T + u @ self.D.T
+        return states @ self.C.T + u @ self.D.T
 
     def estimate_x0(self, data: IOData | ArrayLike, *, focus: str = "simulation") -> Array:
-        r"""Least-squares state at the first sample.
+        r"""Least-squares state at the first sample, of each experiment.
 
         $$\min_{x_0} \sum_t \| y_t - \hat y_t(x_0) \|^2$$
 
         Parameters
         ----------
         data : IOData
+            Outputs may be missing where the focus is the simulation.
         focus : {"simulation", "prediction"}
             Whether $\hat y$ is the simulation or the one-step prediction.
 
         Returns
         -------
         x0 : ndarray, shape (n,)
+            Of a record of `E` experiments (E, n).
 
         Raises
         ------
@@ -203,25 +234,47 @@ class InnovationsModel(StateSpace):
             If the response to `x0` grows past what floating point holds over the record.
         """
         self._require_discrete("estimate_x0")
-        data = self._record(data)
-        u, y = data.inputs - self.u_mean, data.y - self.y_mean
-        if focus == "simulation":
-            system, drive = self.deterministic, u
-        elif focus == "prediction":
-            system, drive = self.predictor, np.hstack([u, y])
-        else:
+        if focus not in ("simulation", "prediction"):
             raise RealizationError(f"estimate_x0: focus={focus!r} came; 'simulation' or 'prediction'.")
+        data = self._record(data, missing=focus == "simulation", experiments=True)
+        u, y = data.inputs - self.u_mean, data.y - self.y_mean
+        return first_states([self._first_state(u[rows], y[rows], focus) for rows in data.spans])
+
+    def _first_state(self, u: Array, y: Array, focus: str) -> Array:
+        """Least-squares first state of one experiment about the operating point."""
         if self.n_states == 0:
             return np.empty(0)
+        if focus == "simulation":
+            system, drive = self.deterministic, u
+        else:
+            system, drive = self.predictor, np.hstack([u, y])
         residual = y - system._response(drive, np.zeros(self.n_states))
-        response = free_response(system.A, system.C, data.length)
-        if not (np.isfinite(response).all() and np.isfinite(residual).all()):
+        response = free_response(system.A, system.C, len(y))
+        there = ~np.isnan(y)
+        if not (np.isfinite(response).all() and np.isfinite(residual[there]).all()):
             raise UnstableError("estimate_x0: the response overflows over this record; use a shorter one.")
-        basis = response.reshape(-1, self.n_states)
-        return scipy.linalg.lstsq(basis, residual.reshape(-1), lapack_driver="gelsy", cond=1e-12)[0]
+        basis, aim = response.reshape(-1, self.n_states), residual.reshape(-1)
+        if not there.all():
+            basis, aim = basis[there.reshape(-1)], aim[there.reshape(-1)]
+        return scipy.linalg.lstsq(basis, aim, lapack_driver="gelsy", cond=1e-12)[0]
 
-    def _record(self, data: IOData | ArrayLike) -> IOData:
-        data = as_data(data)
+    def _states(self, x0: ArrayLike | None, starts: Sequence[int]) -> Array:
+        """First state of each experiment, (E, n), from one for each or one for all."""
+        given = np.zeros(self.n_states) if x0 is None else np.asarray(x0, dtype=float)
+        if given.ndim < 2:
+            return np.tile(self._state(given), (len(starts), 1))
+        if given.shape != (len(starts), self.n_states):
+            raise ShapeError(
+                f"x0 has shape {given.shape}; for {len(starts)} experiments and {self.n_states} states it "
+                f"must be {(len(starts), self.n_states)}, or {(self.n_states,)} for all. To `simulate`, "
+                "starts=data.starts says where experiments begin."
+            )
+        return given
+
+    def _record(
+        self, data: IOData | ArrayLike, *, missing: bool = False, experiments: bool = False
+    ) -> IOData:
+        data = as_data(data, missing=missing, experiments=experiments)
         if data.n_outputs != self.n_outputs or data.n_inputs != self.n_inputs:
             raise ShapeError(
                 f"the record has {data.n_inputs} inputs and {data.n_outputs} outputs; the model has "

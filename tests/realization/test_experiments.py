@@ -147,22 +147,12 @@ def test_missing_samples_are_no_numbers_to_filter():
             call()
 
 
-@pytest.mark.parametrize(
-    "method",
-    [rz.n4sid, rz.arx, rz.ssarx, rz.identify, rz.okid, rz.subspace_orders, rz.pem, rz.regularized_fir],
-)
-def test_methods_that_would_run_over_a_boundary_refuse(method, rng):
-    part = rz.IOData(rng.standard_normal((100, 1)), rng.standard_normal((100, 1)))
-    with pytest.raises(rz.DataError, match=r"2 experiments.*0, 100"):
-        method(rz.IOData.concatenate([part, part]), **({"order": 1} if method is rz.pem else {}))
-
-
-def test_a_model_refuses_to_predict_over_a_boundary(rng):
-    model = rz.InnovationsModel([[0.5]], [[1.0]], [[1.0]], K=[[0.2]])
+def test_methods_that_would_run_over_a_boundary_refuse(rng):
     part = rz.IOData(rng.standard_normal((100, 1)), rng.standard_normal((100, 1)))
     both = rz.IOData.concatenate([part, part])
-    for call in (model.predict, model.estimate_x0, lambda d: rz.kalman_filter(model, d)):
-        with pytest.raises(rz.DataError, match="2 experiments"):
+    model = rz.InnovationsModel([[0.5]], [[1.0]], [[1.0]], K=[[0.2]])
+    for call in (rz.okid, lambda d: rz.kalman_filter(model, d), lambda d: rz.innovations(model, d)):
+        with pytest.raises(rz.DataError, match=r"2 experiments.*0, 100"):
             call(both)
 
 

@@ -15,6 +15,7 @@ from realization.identification.search import whitener_of
 from realization.identification.sensitivities import (
     Blocks,
     Point,
+    Run,
     errors_of,
     normal_equations,
     sensitivities,
@@ -63,7 +64,7 @@ class TestGradient:
     def test_sensitivities_are_the_derivatives(self, blocks, n, m, p, seed):
         point, u, y = point_and_record(seed, n, m, p)
         e, states = errors_of(point, u, y)
-        J = sensitivities(point, u, e, states, blocks)
+        J = sensitivities(point, Run(u, e, states), blocks)
         entries, step = point.entries, 1e-6
         for column, place in enumerate(blocks.chosen(point)):
             shift = step * np.eye(1, len(entries), place)[0]
@@ -75,9 +76,10 @@ class TestGradient:
     def test_normal_equations_are_their_products(self, n, m, p, seed):
         point, u, y = point_and_record(seed, n, m, p, T=700)
         e, states = errors_of(point, u, y)
-        W = whitener_of(e)
-        H, g = normal_equations(point, u, e, states, W, Blocks())
-        J = np.einsum("kl,tlq->tkq", W, sensitivities(point, u, e, states, Blocks()))
+        run = Run(u, e, states)
+        W = whitener_of(run)
+        H, g = normal_equations(point, run, W, Blocks())
+        J = np.einsum("kl,tlq->tkq", W, sensitivities(point, run, Blocks()))
         assert_close(H, np.einsum("tkq,tkr->qr", J, J), "recurrence")
         assert_close(g, np.einsum("tkq,tk->q", J, e @ W.T), "recurrence", scale=np.abs(H).max())
 
@@ -87,7 +89,7 @@ class TestLocalCoordinates:
     def test_along_the_orbit_nothing_changes_and_the_rest_is_orthogonal(self, n, m, p, seed):
         point, u, y = point_and_record(seed, n, m, p)
         e, states = errors_of(point, u, y)
-        J = sensitivities(point, u, e, states, Blocks()).reshape(e.size, -1)
+        J = sensitivities(point, Run(u, e, states), Blocks()).reshape(e.size, -1)
         tangent = orbit_tangent(point)
         assert_close(J @ tangent, np.zeros((e.size, n * n)), "iterative", scale=np.abs(J).max())
         slope = LocalCoordinates(np.ones(point.entries.size, dtype=bool)).slope(point)
