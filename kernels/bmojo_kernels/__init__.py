@@ -7,6 +7,7 @@ from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
 from bmojo_kernels.memory_attention.op import memory_attention
 from bmojo_kernels.selective_scan.op import selective_scan
+from bmojo_kernels.ssd_scan.op import ssd_scan
 
 __all__ = [
     "RULES",
@@ -19,4 +20,5 @@ __all__ = [
     "memory_attention",
     "selection_priority",
     "selective_scan",
+    "ssd_scan",
 ]

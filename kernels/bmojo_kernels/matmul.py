@@ -2,9 +2,9 @@
 
 The innermost tile, a few rows by a few vectors held in registers over the whole depth, is written as LLVM
 vector instructions: Numba's own loops store what they add up at each step, because it cannot say that two
-arrays do not overlap. All matrices here are scratch memory: row lengths, and numbers of rows and columns where
-nothing else is said, are multiples of `PAD`, filled up with zeros. Left factors may be views of any strides
-(a transpose costs nothing there); right factors and results have their columns side by side.
+arrays do not overlap. All matrices here are scratch memory: numbers of rows and columns are multiples of
+`PAD`, filled up with zeros. Left factors may be views of any strides (a transpose costs nothing there); right
+factors and results have their columns side by side.
 """
 
 from __future__ import annotations
@@ -67,20 +67,39 @@ def tile(rows: int, across: int, ways: int = 1) -> Any:
 
 
 def _generate(context: Any, builder: Any, kinds: Any, arguments: Any, size: tuple[int, int, int]) -> Any:
+    """A call of the tile's function, with the arrays as addresses and strides."""
+    word = ir.IntType(64)
+    values = []
+    for kind, value in zip(kinds, arguments[:3], strict=True):
+        array = context.make_array(kind)(context, builder, value)
+        values.append(builder.bitcast(array.data, ir.IntType(8).as_pointer()))
+        values += cgutils.unpack_tuple(builder, array.strides)
+    values += [arguments[3], builder.zext(arguments[4], word)]
+    name = "bmojo_tile_" + "_".join(map(str, (*size, kinds[0].dtype)))
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [x.type for x in values]), name=name
+        )
+        # One copy, called: put into each place that uses it, it would be most of what there is to compile.
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        _write_tile(function, context.get_data_type(kinds[0].dtype), kinds[0].dtype.bitwidth // 8, size)
+    builder.call(function, values)
+    return context.get_dummy_value()
+
+
+def _write_tile(function: Any, number: Any, width: int, size: tuple[int, int, int]) -> None:
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
     rows, across, ways = size
-    number, width = context.get_data_type(kinds[0].dtype), kinds[0].dtype.bitwidth // 8
-    vector = ir.VectorType(number, BYTES // width)
-    byte, word = ir.IntType(8), ir.IntType(64)
+    vector, byte, word = ir.VectorType(number, BYTES // width), ir.IntType(8), ir.IntType(64)
+    a, a_row, a_column, b, b_row, _, c, c_row, _, depth, accumulate = function.args
     places = [(w, i, j) for w in range(ways) for i in range(rows) for j in range(across)]
-    sums = {place: cgutils.alloca_once(builder, vector) for place in places}
+    sums = {place: builder.alloca(vector) for place in places}
+    counter = builder.alloca(word)
 
     def constant(n: int) -> Any:
         return ir.Constant(word, n)
-
-    def opened(kind: Any, value: Any) -> tuple[Any, Any, Any]:
-        array = context.make_array(kind)(context, builder, value)
-        strides = cgutils.unpack_tuple(builder, array.strides)
-        return builder.bitcast(array.data, byte.as_pointer()), strides[0], strides[1]
 
     def address(base: Any, offset: Any, kind: Any) -> Any:
         return builder.bitcast(builder.gep(base, [offset], source_etype=byte), kind.as_pointer())
@@ -93,15 +112,13 @@ def _generate(context: Any, builder: Any, kinds: Any, arguments: Any, size: tupl
     def spread(x: Any) -> Any:
         nothing = ir.Constant(vector, ir.Undefined)
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), BYTES // width), None)
-        return builder.shuffle_vector(
-            builder.insert_element(nothing, x, ir.Constant(ir.IntType(32), 0)), nothing, lanes
-        )
+        first = builder.insert_element(nothing, x, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, nothing, lanes)
 
     def add(w: int, i: int, j: int, value: Any) -> None:
         total = builder.fadd(builder.load(sums[w, i, j]), value, flags=("contract",))
         builder.store(total, sums[w, i, j])
 
-    (a, a_row, a_column), (b, b_row, _), (c, c_row, _) = map(opened, kinds, arguments[:3])
     at_c = {
         (i, j): builder.add(builder.mul(c_row, constant(i)), constant(j * BYTES))
         for i in range(rows)
@@ -109,26 +126,35 @@ def _generate(context: Any, builder: Any, kinds: Any, arguments: Any, size: tupl
     }
     for place in places:
         builder.store(ir.Constant(vector, None), sums[place])
-    with builder.if_then(arguments[4]):
+    with builder.if_then(builder.icmp_unsigned("!=", accumulate, constant(0))):
         for (i, j), offset in at_c.items():
             builder.store(load(c, offset, vector), sums[0, i, j])
-    with cgutils.for_range(builder, builder.udiv(arguments[3], constant(ways))) as loop:
-        for w in range(ways):
-            k = builder.add(builder.mul(loop.index, constant(ways)), constant(w))
-            row = builder.mul(b_row, k)
-            right = [load(b, builder.add(row, constant(j * BYTES)), vector) for j in range(across)]
-            for i in range(rows):
-                place = builder.add(builder.mul(a_row, constant(i)), builder.mul(a_column, k))
-                left = spread(load(a, place, number))
-                for j in range(across):
-                    add(w, i, j, builder.fmul(left, right[j], flags=("contract",)))
+    builder.store(constant(0), counter)
+    again, inside, after = (builder.append_basic_block(x) for x in ("again", "inside", "after"))
+    builder.branch(again)
+    builder.position_at_end(again)
+    here = builder.load(counter)
+    builder.cbranch(builder.icmp_unsigned("<", here, depth), inside, after)
+    builder.position_at_end(inside)
+    for w in range(ways):
+        k = builder.add(here, constant(w))
+        row = builder.mul(b_row, k)
+        right = [load(b, builder.add(row, constant(j * BYTES)), vector) for j in range(across)]
+        for i in range(rows):
+            place = builder.add(builder.mul(a_row, constant(i)), builder.mul(a_column, k))
+            left = spread(load(a, place, number))
+            for j in range(across):
+                add(w, i, j, builder.fmul(left, right[j], flags=("contract",)))
+    builder.store(builder.add(here, constant(ways)), counter)
+    builder.branch(again)
+    builder.position_at_end(after)
     for w in range(1, ways):
         for i, j in at_c:
             add(0, i, j, builder.load(sums[w, i, j]))
     for (i, j), offset in at_c.items():
         stored = builder.store(builder.load(sums[0, i, j]), address(c, offset, vector))
         stored.align = width
-    return context.get_dummy_value()
+    builder.ret_void()
 
 
 _wide, _narrow = tile(ROWS, ACROSS), tile(ROWS, 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bmojo_kernels.packing import chunk_rows
+from bmojo_kernels.backends import as_numpy, empty_like, thread_count
+from bmojo_kernels.packing import chunk_rows, offsets
 from bmojo_kernels.ssd_scan import numba_cpu
+from bmojo_kernels.tasks import run_tasks
 
 __all__ = ["ssd_scan_core"]
 
@@ -27,7 +30,14 @@ def ssd_scan_core(
     `B` and `C` are (B, T, G, N). Chunks are counted sequence by sequence, each sequence beginning one; there
     may be more rows than chunks.
     """
-    return numba_cpu.forward(x, log_decay, B, C, h0, cu_seqlens, chunk, keep)
+    rows = chunk_rows(x.shape[0], x.shape[1], cu_seqlens, chunk) if keep else 0
+    y, last = empty_like(x), h0.clone(memory_format=torch.contiguous_format)
+    states = empty_like(h0.new_empty(rows, *h0.shape[1:]))
+    bounds, width, tasks, threads = _tasks(x, B, cu_seqlens)
+    arrays = [_rows(m) for m in (x, log_decay, B, C)]
+    arrays += [as_numpy(last), _rows(y), as_numpy(states), bounds]
+    run_tasks(numba_cpu.forward, [*arrays, chunk, width], tasks, threads)
+    return y, last, states
 
 
 @ssd_scan_core.register_fake
@@ -57,7 +67,16 @@ def _backward(
     dy: Tensor,
     dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return numba_cpu.backward(x, log_decay, B, C, states, cu_seqlens, chunk, dy, dlast)
+    bounds, width, tasks, threads = _tasks(x, B, cu_seqlens)
+    pieces = -(-(x.shape[2] // B.shape[2]) // width)
+    dx, dlog_decay = empty_like(x), empty_like(log_decay)
+    dstate = dlast.clone(memory_format=torch.contiguous_format)
+    dB, dC = (empty_like(dlast.new_empty(pieces, B.shape[0] * B.shape[1], *B.shape[2:])) for _ in range(2))
+    arrays = [_rows(m) for m in (x, log_decay, B, C)] + [as_numpy(states), _rows(dy), as_numpy(dstate)]
+    arrays += [_rows(dx), _rows(dlog_decay), as_numpy(dB), as_numpy(dC), bounds]
+    run_tasks(numba_cpu.backward, [*arrays, chunk, width], tasks, threads)
+    dB, dC = (m.sum(0).to(B.dtype).view(B.shape) for m in (dB, dC))
+    return dx, dlog_decay, dB, dC, dstate
 
 
 @_backward.register_fake
@@ -74,6 +93,20 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     new = [m.new_empty(m.shape) for m in (x, log_decay, B, C, dlast)]
     return new[0], new[1], new[2], new[3], new[4]
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """Memory of (B, T, ...) as (B T, ...)."""
+    return as_numpy(x).reshape(-1, *x.shape[2:])
+
+
+def _tasks(x: Tensor, B: Tensor, cu_seqlens: Tensor | None) -> tuple[np.ndarray, int, int, int]:
+    """Where sequences begin, heads of a task, tasks, threads."""
+    bounds = offsets("ssd_scan", x.shape[0], x.shape[1], cu_seqlens)
+    threads = thread_count(x.numel() * B.shape[-1])
+    share, shared = x.shape[2] // B.shape[2], (len(bounds) - 1) * B.shape[2]
+    width = -(-share // -(-threads // max(shared, 1)))
+    return bounds, width, shared * -(-share // width), threads
 
 
 def _save(ctx, inputs, output) -> None:
