@@ -3,6 +3,7 @@
 from realization.identification.all_orders import SubspaceOrders, subspace_orders
 from realization.identification.arx import ArxResult, arx
 from realization.identification.closed_loop import PredictorSubspaceResult, pbsid, ssarx
+from realization.identification.frequency_domain import FrequencySubspaceResult, frequency_subspace
 from realization.identification.identify import identify
 from realization.identification.pem import PemResult, pem
 from realization.identification.polynomial import PolynomialResult, armax, bj, oe
@@ -17,6 +18,7 @@ __all__ = [
     "ArxResult",
     "Candidate",
     "FrequencyBands",
+    "FrequencySubspaceResult",
     "Identification",
     "PemResult",
     "PoleBands",
@@ -32,6 +34,7 @@ __all__ = [
     "bj",
     "cva",
     "fit_percent",
+    "frequency_subspace",
     "identify",
     "moesp",
     "n4sid",
