@@ -2,6 +2,7 @@
 
 from bmojo_kernels.backends import backend_for
 from bmojo_kernels.causal_conv1d.op import causal_conv1d
+from bmojo_kernels.gated_delta_scan.op import gated_delta_scan
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
@@ -14,6 +15,7 @@ __all__ = [
     "KeptSet",
     "backend_for",
     "causal_conv1d",
+    "gated_delta_scan",
     "innovation_topk",
     "linear_scan",
     "lti_scan",

@@ -12,7 +12,21 @@ from numpy.typing import NDArray
 from bmojo_kernels.bfloat16 import narrow, widen
 from bmojo_kernels.exponential import LOG2_E, exp2
 
-__all__ = ["chunks_before", "decay_matrix", "decays", "load", "scale_rows", "store", "sum_logs"]
+__all__ = [
+    "add_scaled",
+    "chunks_before",
+    "decay_matrix",
+    "decays",
+    "decays_back",
+    "inner",
+    "load",
+    "scale",
+    "scale_rows",
+    "store",
+    "sum_logs",
+]
+
+FAST = {"contract", "reassoc"}
 
 Array = NDArray[np.generic]
 
@@ -94,3 +108,53 @@ def chunks_before(bounds: Array, sequence: int, chunk: int) -> int:
     for i in range(sequence):
         count += -(-(bounds[i + 1] - bounds[i]) // chunk)
     return count
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def scale(factor: float, A: Array) -> None:
+    """`A *= factor`."""
+    for i in range(len(A)):
+        row = A[i]
+        for j in range(len(row)):
+            row[j] *= factor
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def inner(A: Array, B: Array) -> float:
+    """Sum of all products of entries."""
+    total = 0 * A[0, 0]
+    for i in range(len(A)):
+        a, b = A[i], B[i]
+        for j in range(len(a)):
+            total += a[j] * b[j]
+    return total
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def add_scaled(source: Array, factors: Array, other: Array, target: Array, sums: Array) -> None:
+    """`target[t] += factors[t] source[t]`, and what is added times `other[t]`, summed, into `sums[t]`."""
+    for t in range(len(factors)):
+        factor, a, b, out = factors[t], source[t], other[t], target[t]
+        total = 0 * factor
+        for j in range(len(out)):
+            value = factor * a[j]
+            out[j] += value
+            total += value * b[j]
+        sums[t] += total
+
+
+@numba.njit(cache=True)
+def decays_back(gain: Array, loss: Array, before: Array, whole: float, out: Array) -> None:
+    """Gradients of a chunk's log decays.
+
+    Step t takes part in what ends at t or later (`gain`) and did not begin there (`loss`), in what began
+    before t and lasts to the end (`before`), and in what goes through the whole chunk (`whole`).
+    """
+    rest = 0 * gain[0]
+    for t in range(len(out) - 1, -1, -1):
+        rest += gain[t] - loss[t]
+        out[t] = rest
+    begun = whole
+    for t in range(len(out)):
+        out[t] += begun
+        begun += before[t]

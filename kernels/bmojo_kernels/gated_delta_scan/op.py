@@ -133,7 +133,8 @@ def gated_delta_scan(
         from bmojo_kernels.gated_delta_scan.torch_op import gated_delta_scan_core
 
         keep = learning(q, k, v, log_decay, beta, start)
-        o, e, last, _ = gated_delta_scan_core(q, k, v, log_decay, beta, start, cu_seqlens, factor, keep)
+        o, errors, last, _ = gated_delta_scan_core(q, k, v, log_decay, beta, start, cu_seqlens, factor, keep)
+        e = beta.unsqueeze(-1) * errors if innovations else errors
     return (o, last, e) if innovations else (o, last)
 
 

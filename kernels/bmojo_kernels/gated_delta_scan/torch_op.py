@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bmojo_kernels.backends import as_numpy, empty_like, thread_count
 from bmojo_kernels.gated_delta_scan import numba_cpu
-from bmojo_kernels.packing import chunk_rows
+from bmojo_kernels.packing import chunk_rows, offsets
+from bmojo_kernels.tasks import run_tasks
 
 __all__ = ["CHUNK", "gated_delta_scan_core"]
 
@@ -25,12 +28,20 @@ def gated_delta_scan_core(
     scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Outputs and innovations (B, T, H, V), last states (S, H, V, K), with `keep` those before each chunk.
+    """Outputs and errors (B, T, H, V), last states (S, H, V, K), with `keep` those before each chunk.
 
-    Innovations are of the state's dtype. Chunks of `CHUNK` steps are counted sequence by sequence, each
-    sequence beginning one; there may be more rows than chunks.
+    The errors `v_t - e^{g_t} S_{t-1} k_t` are of the state's dtype; times `beta` they are the innovations.
+    Chunks of `CHUNK` steps are counted sequence by sequence, each sequence beginning one; there may be more
+    rows than chunks.
     """
-    return numba_cpu.forward(q, k, v, log_decay, beta, h0, cu_seqlens, CHUNK, scale, keep)
+    rows = chunk_rows(q.shape[0], q.shape[1], cu_seqlens, CHUNK) if keep else 0
+    o, last = empty_like(v), h0.clone(memory_format=torch.contiguous_format)
+    errors, states = empty_like(h0.new_empty(v.shape)), empty_like(h0.new_empty(rows, *h0.shape[1:]))
+    bounds, tasks, threads = _tasks(q, v, cu_seqlens)
+    arrays = [_rows(m) for m in (q, k, v, log_decay, beta)]
+    arrays += [as_numpy(last), _rows(o), _rows(errors), as_numpy(states), bounds]
+    run_tasks(numba_cpu.forward, [*arrays, CHUNK, scale], tasks, threads)
+    return o, errors, last, states
 
 
 @gated_delta_scan_core.register_fake
@@ -57,15 +68,21 @@ def _backward(
     v: Tensor,
     log_decay: Tensor,
     beta: Tensor,
-    e: Tensor,
+    errors: Tensor,
     states: Tensor,
     cu_seqlens: Tensor | None,
     scale: float,
     do: Tensor,
-    de: Tensor,
+    derrors: Tensor,
     dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return numba_cpu.backward(q, k, v, log_decay, beta, e, states, cu_seqlens, CHUNK, scale, do, de, dlast)
+    new = [empty_like(m) for m in (q, k, v, log_decay, beta)]
+    dstate = dlast.clone(memory_format=torch.contiguous_format)
+    bounds, tasks, threads = _tasks(q, v, cu_seqlens)
+    arrays = [_rows(m) for m in (q, k, v, log_decay, beta, errors)] + [as_numpy(states)]
+    arrays += [_rows(do), _rows(derrors), as_numpy(dstate), *(_rows(m) for m in new), bounds]
+    run_tasks(numba_cpu.backward, [*arrays, CHUNK, scale], tasks, threads)
+    return new[0], new[1], new[2], new[3], new[4], dstate
 
 
 @_backward.register_fake
@@ -75,16 +92,27 @@ def _(
     v: Tensor,
     log_decay: Tensor,
     beta: Tensor,
-    e: Tensor,
+    errors: Tensor,
     states: Tensor,
     cu_seqlens: Tensor | None,
     scale: float,
     do: Tensor,
-    de: Tensor,
+    derrors: Tensor,
     dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     new = [m.new_empty(m.shape) for m in (q, k, v, log_decay, beta, dlast)]
     return new[0], new[1], new[2], new[3], new[4], new[5]
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """Memory of (B, T, ...) as (B T, ...)."""
+    return as_numpy(x).reshape(-1, *x.shape[2:])
+
+
+def _tasks(q: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> tuple[np.ndarray, int, int]:
+    """Where sequences begin, tasks, threads."""
+    bounds = offsets("gated_delta_scan", q.shape[0], q.shape[1], cu_seqlens)
+    return bounds, (len(bounds) - 1) * q.shape[2], thread_count(q.numel() * v.shape[-1])
 
 
 def _save(ctx, inputs, output) -> None:
@@ -94,9 +122,9 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(q, k, v, log_decay, beta, output[1], output[3], cu_seqlens)
 
 
-def _differentiate(ctx, do: Tensor, de: Tensor, dlast: Tensor, _: Tensor):
+def _differentiate(ctx, do: Tensor, derrors: Tensor, dlast: Tensor, _: Tensor):
     *saved, cu_seqlens = ctx.saved_tensors
-    gradients = torch.ops.bmojo.gated_delta_scan_backward(*saved, cu_seqlens, ctx.scale, do, de, dlast)
+    gradients = torch.ops.bmojo.gated_delta_scan_backward(*saved, cu_seqlens, ctx.scale, do, derrors, dlast)
     return *gradients, None, None, None
 
 

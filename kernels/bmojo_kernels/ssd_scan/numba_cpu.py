@@ -11,7 +11,19 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from bmojo_kernels.chunked import chunks_before, decay_matrix, decays, load, scale_rows, store, sum_logs
+from bmojo_kernels.chunked import (
+    add_scaled,
+    chunks_before,
+    decay_matrix,
+    decays,
+    decays_back,
+    inner,
+    load,
+    scale,
+    scale_rows,
+    store,
+    sum_logs,
+)
 from bmojo_kernels.matmul import (
     multiply,
     multiply_lower,
@@ -36,14 +48,6 @@ def _weigh(M: Array, D: Array, W: Array) -> None:
         m, d, w = M[t], D[t], W[t]
         for s in range(-(-(t + 1) // 16) * 16):
             w[s] = m[s] * d[s]
-
-
-@numba.njit(cache=True, fastmath=FAST)
-def _scale(factor: float, A: Array) -> None:
-    for i in range(len(A)):
-        row = A[i]
-        for j in range(len(row)):
-            row[j] *= factor
 
 
 @numba.njit(cache=True)
@@ -92,7 +96,7 @@ def _forward_task(
             multiply_lower(W[:m, :m], X[:m], Y[:m], False)
             multiply(read[:m], carried[h], Y[:m], True)
             store(Y, y[start:stop, h])
-            _scale(since[n - 1], carried[h])
+            scale(since[n - 1], carried[h])
             multiply(Bs[:m].T, late[:m], carried[h], True)
         row += 1
     for h in range(heads):
@@ -183,46 +187,6 @@ def _weights_back(M: Array, D: Array, dW: Array, dM: Array, gain: Array, loss: A
         gain[t] += total
 
 
-@numba.njit(cache=True, fastmath=FAST)
-def _inner(A: Array, B: Array) -> float:
-    total = 0 * A[0, 0]
-    for i in range(len(A)):
-        a, b = A[i], B[i]
-        for j in range(len(a)):
-            total += a[j] * b[j]
-    return total
-
-
-@numba.njit(cache=True, fastmath=FAST)
-def _add_scaled(source: Array, factors: Array, other: Array, target: Array, inner: Array) -> None:
-    """`target[t] += factors[t] source[t]`, and what is added times `other[t]`, summed, into `inner[t]`."""
-    for t in range(len(factors)):
-        factor, a, b, out = factors[t], source[t], other[t], target[t]
-        total = 0 * factor
-        for j in range(len(out)):
-            value = factor * a[j]
-            out[j] += value
-            total += value * b[j]
-        inner[t] += total
-
-
-@numba.njit(cache=True)
-def _decays_back(gain: Array, loss: Array, before: Array, whole: float, out: Array) -> None:
-    """Gradients of a chunk's log decays.
-
-    Step t takes part in what ends at t or later (`gain`) and did not begin there (`loss`), in what began
-    before t and lasts to the end (`before`), and in what goes through the whole chunk (`whole`).
-    """
-    rest = 0 * gain[0]
-    for t in range(len(out) - 1, -1, -1):
-        rest += gain[t] - loss[t]
-        out[t] = rest
-    begun = whole
-    for t in range(len(out)):
-        out[t] += begun
-        begun += before[t]
-
-
 @numba.njit(cache=True)
 def _backward_task(
     x: Array,
@@ -282,19 +246,19 @@ def _backward_task(
             multiply_upper(W[:m, :m].T, dY[:m], dX[:m], False)
             transpose(G, g_turned)
             multiply(Bs[:m], g_turned, late[:m], False)
-            _add_scaled(late, until[:n], X, dX, before)
+            add_scaled(late, until[:n], X, dX, before)
             store(dX, dx[start:stop, h])
             transpose(X[:m], x_turned[:, :m])
             multiply_lower_part(dY[:m], x_turned[:, :m], dW[:m, :m])
             _weights_back(M, D, dW, dM, gain[:n], loss)
             multiply(dY[:m], state, read[:m], False)
-            _add_scaled(read, since[:n], Cs, dCs, gain)
+            add_scaled(read, since[:n], Cs, dCs, gain)
             scale_rows(X, until[:n], late[:m])
             multiply(late[:m], G, dBs[:m], True)
-            whole = since[n - 1] * _inner(G, state)
-            _decays_back(gain, loss, before, whole, dlog_decay[start:stop, h])
+            whole = since[n - 1] * inner(G, state)
+            decays_back(gain, loss, before, whole, dlog_decay[start:stop, h])
             scale_rows(dY, since[:n], early[:m])
-            _scale(since[n - 1], G)
+            scale(since[n - 1], G)
             multiply(early[:m].T, Cs[:m], G, True)
         multiply_lower(dM[:m, :m], Bs[:m], dCs[:m], True)
         multiply_upper(dM[:m, :m].T, Cs[:m], dBs[:m], True)
