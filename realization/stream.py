@@ -192,7 +192,7 @@ class StreamingFactorization(WindowSums):
         ----------
         order : int, optional
             Chosen from the canonical correlations and the one-step prediction when left out.
-        weighting : {"cva", "n4sid", "moesp"}
+        weighting : {"cva", "n4sid", "moesp", "pi_moesp", "ivm"}
         feedthrough : bool
             Whether `D` is estimated.
         stable : bool

@@ -75,7 +75,7 @@ def subspace_orders(
     orders : sequence of int
     block_rows : int, optional
         Block rows of the past and of the future; chosen from the record's length when left out.
-    weighting : {"cva", "n4sid", "moesp"}
+    weighting : {"cva", "n4sid", "moesp", "pi_moesp", "ivm"}
     feedthrough : bool
         Whether `D` is estimated.
     stable : bool

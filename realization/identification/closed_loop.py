@@ -73,7 +73,7 @@ def ssarx(
     order: int | None = None,
     *,
     block_rows: int | None = None,
-    feedthrough: bool = False,
+    feedthrough: bool | Literal["auto"] = False,
     stable: bool = True,
     max_order: int = 20,
 ) -> PredictorSubspaceResult:
@@ -97,9 +97,9 @@ def ssarx(
     block_rows : int, optional
         Lags of the autoregression, and block rows of the future; chosen from the record's length when left
         out.
-    feedthrough : bool
+    feedthrough : bool or "auto"
         Whether `D` is estimated. Under feedback without a delay in the controller it cannot be told from the
-        noise.
+        noise. `"auto"` keeps it where it lowers the Bayesian information criterion of the autoregression.
     stable : bool
         Move poles from outside the unit circle to its inside, with a warning; `False` leaves them.
     max_order : int
@@ -148,7 +148,7 @@ def pbsid(
     order: int | None = None,
     *,
     block_rows: int | None = None,
-    feedthrough: bool = False,
+    feedthrough: bool | Literal["auto"] = False,
     stable: bool = True,
     max_order: int = 20,
 ) -> PredictorSubspaceResult:
@@ -173,9 +173,9 @@ def pbsid(
     block_rows : int, optional
         Lags of the autoregression, and block rows of the future; chosen from the record's length when left
         out.
-    feedthrough : bool
+    feedthrough : bool or "auto"
         Whether `D` is estimated. Under feedback without a delay in the controller it cannot be told from the
-        noise.
+        noise. `"auto"` keeps it where it lowers the Bayesian information criterion of the autoregression.
     stable : bool
         Move poles from outside the unit circle to its inside, with a warning; `False` leaves them.
     max_order : int
@@ -223,7 +223,7 @@ def _identified(
     order: int | None,
     method: Method,
     block_rows: int | None,
-    feedthrough: bool,
+    feedthrough: bool | Literal["auto"],
     stable: bool,
     max_order: int,
 ) -> PredictorSubspaceResult:
@@ -235,6 +235,8 @@ def _identified(
     ):
         if value is not None and value < least:
             raise DataError(f"{method}: {name}={value} came; at least {least} is needed.")
+    if feedthrough not in (True, False, "auto"):
+        raise DataError(f"{method}: feedthrough={feedthrough!r} came; True, False or 'auto' is needed.")
     scaled = scale(record, method)
     rows = default_rows(record, block_rows, order, max_order, method)
     factorization = factorize(scaled, rows, method)
@@ -250,14 +252,14 @@ def predictor_realization(
     order: int | None,
     method: Method,
     *,
-    feedthrough: bool,
+    feedthrough: bool | Literal["auto"],
     stable: bool,
     max_order: int = 20,
 ) -> tuple[Realization, Array, Array]:
     """Realization, singular values and innovation covariance from a factorization."""
     m, p, columns = factorization.n_inputs, factorization.n_outputs, factorization.columns
-    direct = feedthrough and m > 0
     past, now, u, y = _signals(factorization)
+    direct = _acts_at_once(factorization, past, u, y) if feedthrough == "auto" else bool(feedthrough and m)
     coefficients = _autoregression(factorization, past, u[:, : m * direct], y)
     weights, values = _state_weights(factorization, method, past, coefficients)
     if order is None:
@@ -303,6 +305,19 @@ def _signals(factorization: Factorization) -> tuple[Array, Array, Array, Array]:
     u, y = factorization.future_u[:, :m], factorization.future_y[:, :p]
     past = np.hstack([past_u, past_y])
     return past, np.hstack([past_u[:, m:], u, past_y[:, p:], y]), u, y
+
+
+def _acts_at_once(factorization: Factorization, past: Array, u: Array, y: Array) -> bool:
+    """Whether inputs of the same time tell more of the outputs than so many numbers would by chance."""
+    if not u.shape[1]:
+        return False
+    determinants = []
+    for seen in (past, np.hstack([past, u])):
+        e = y - seen @ _least_squares(seen, y, factorization.rounding).T
+        floor = 1e-24 * np.eye(y.shape[1])  # what exact data leave is rounding, and no evidence
+        determinants.append(np.linalg.slogdet(e.T @ e / factorization.columns + floor)[1])
+    gained = factorization.columns * (determinants[0] - determinants[1])
+    return bool(gained > y.shape[1] * u.shape[1] * np.log(factorization.columns))
 
 
 def _autoregression(factorization: Factorization, past: Array, direct: Array, y: Array) -> Array:

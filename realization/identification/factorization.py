@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-Weighting = Literal["cva", "n4sid", "moesp"]
+Weighting = Literal["cva", "n4sid", "moesp", "pi_moesp", "ivm"]
 EPS = float(np.finfo(float).eps)
 # Rounding of the Gram matrix enters with the square of the condition number. What chance leaves in a hundred
 # million samples is ten thousand times this.
@@ -190,7 +190,13 @@ class Factorization:
         With $P = Y_f / W_p$ the part of the future that the past explains once the future inputs are
         projected out, `moesp` decomposes $P$ itself, `n4sid` the oblique projection (which puts the future
         inputs' share of the past back), `cva` $(Y_f \Pi Y_f^\top)^{-1/2} P$, whose singular values are
-        canonical correlations.
+        canonical correlations. `pi_moesp` has the past inputs alone for the past; `ivm` is
+        $(Y_f \Pi Y_f^\top)^{-1/2}\, Y_f \Pi W_p^\top (W_p W_p^\top)^{-1/2}$.
+
+        Raises
+        ------
+        DataError
+            If there are no past inputs to explain anything.
 
         Returns
         -------
@@ -205,8 +211,15 @@ class Factorization:
     def _subspace(self, weighting: Weighting) -> tuple[Array, Array]:
         i, m = self.block_rows, self.n_inputs
         inner = 2 * i * (m + self.n_outputs) - i * self.n_outputs
+        if weighting == "pi_moesp":
+            if m == 0:
+                raise DataError(
+                    "weighting='pi_moesp' takes the past inputs for instruments, and the record has none; "
+                    "take 'moesp' or 'cva' for a time series."
+                )
+            inner = 2 * i * m
         explained = self.R[i * m : inner, -i * self.n_outputs :].T
-        if weighting == "moesp" or (weighting == "n4sid" and m == 0):
+        if weighting in ("moesp", "pi_moesp") or (weighting == "n4sid" and m == 0):
             left, values, _ = scipy.linalg.svd(explained, full_matrices=False)
             return left, values / np.sqrt(self.columns)
         if weighting == "n4sid":
@@ -214,6 +227,8 @@ class Factorization:
         residual = self.R[i * m :, -i * self.n_outputs :].T
         axes, sizes, _ = scipy.linalg.svd(residual, full_matrices=False)
         held = sizes > self.rounding
+        if weighting == "ivm":
+            explained = self._past_correlation(explained)
         left, values, _ = scipy.linalg.svd((axes[:, held] / sizes[held]).T @ explained, full_matrices=False)
         return (axes[:, held] * sizes[held]) @ left, values
 
@@ -228,6 +243,14 @@ class Factorization:
             weight = _least_squares(triangle, explained.T, self.rounding).T
         left, values, _ = scipy.linalg.svd(weight @ past, full_matrices=False)
         return left, values / np.sqrt(self.columns)
+
+    def _past_correlation(self, explained: Array) -> Array:
+        r"""$Y_f \Pi W_p^\top (W_p W_p^\top)^{-1/2}$, with `W_p` as it is and not along the future inputs."""
+        i, m = self.block_rows, self.n_inputs
+        stop = self.R.shape[1] - i * self.n_outputs
+        _, sizes, right = scipy.linalg.svd(self.R[:stop, i * m : stop], full_matrices=False)
+        held = sizes > self.rounding
+        return explained @ self.R[i * m : stop, i * m : stop] @ (right[held].T / sizes[held])
 
     def states(self, observability: Array) -> tuple[Array, Array, Array, Array]:
         """State sequences at two neighbouring times with the input and output between, as columns of `R`.

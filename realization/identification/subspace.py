@@ -102,8 +102,10 @@ def n4sid(
     block_rows : int, optional
         Block rows `i` of the past and of the future; order at most `(i - 1) p`. Chosen from the record's
         length when left out.
-    weighting : {"cva", "n4sid", "moesp"}
-        Weighting of the projection before its singular value decomposition.
+    weighting : {"cva", "n4sid", "moesp", "pi_moesp", "ivm"}
+        Weighting of the projection before its singular value decomposition; what `"moesp"` decomposes is also
+        that of the robust N4SID algorithm. `"pi_moesp"` has past inputs alone for instruments, `"ivm"` is
+        Viberg's instrumental-variable weighting.
     feedthrough : bool or "auto"
         Whether `D` is estimated; `"auto"` keeps it where it lowers the Bayesian information criterion.
     focus : {"simulation", "prediction"}
@@ -133,6 +135,8 @@ def n4sid(
     ----------
     P. Van Overschee, B. De Moor, *Subspace Identification for Linear Systems*, Kluwer 1996, chapters 4 and 5.
     M. Verhaegen, P. Dewilde, Subspace model identification, Int. J. Control 56 (1992) 1187-1210.
+    M. Viberg, Subspace-based methods for the identification of linear time-invariant systems, Automatica 31
+    (1995) 1835-1851.
     K. W. Wachter, The limiting empirical measure of multiple discriminant ratios, Ann. Statist. 8 (1980)
     937-957.
 
@@ -177,13 +181,25 @@ def n4sid(
     )
 
 
-def moesp(data: IOData | ArrayLike, order: int | None = None, **options: object) -> SubspaceResult:
+def moesp(
+    data: IOData | ArrayLike,
+    order: int | None = None,
+    *,
+    instruments: Literal["PO", "PI"] = "PO",
+    **options: object,
+) -> SubspaceResult:
     r"""Subspace identification with MOESP's weighting: $\Gamma$ from $Y_f \Pi_{U_f}^{\perp}$ and the past.
+
+    `A` and `C` are MOESP's, `B` and `D` fit the simulation to the record, `K` is that of N4SID's state
+    equations: the combination that numerical libraries recommend.
 
     Parameters
     ----------
     data : IOData
     order : int, optional
+    instruments : {"PO", "PI"}
+        What of the past is taken: inputs and outputs (PO-MOESP), or the inputs alone (PI-MOESP), which needs
+        no model of the noise and is the less precise where there is one.
     **options
         As for `n4sid`.
 
@@ -191,10 +207,16 @@ def moesp(data: IOData | ArrayLike, order: int | None = None, **options: object)
     -------
     SubspaceResult
 
+    Raises
+    ------
+    DataError
+        If `instruments` is neither, or `"PI"` came without inputs.
+
     References
     ----------
     M. Verhaegen, Identification of the deterministic part of MIMO state space models given in innovations
-    form from input-output data, Automatica 30 (1994) 61-74.
+    form from input-output data, Automatica 30 (1994) 61-74. M. Verhaegen, P. Dewilde, Subspace model
+    identification, part 2, Int. J. Control 56 (1992) 1211-1241 (past inputs).
 
     Examples
     --------
@@ -205,7 +227,10 @@ def moesp(data: IOData | ArrayLike, order: int | None = None, **options: object)
     >>> moesp(data, order=1).model.poles.real.round(9)
     array([0.8])
     """
-    return n4sid(data, order, weighting="moesp", **options)  # pyright: ignore[reportArgumentType]
+    if instruments not in ("PO", "PI"):
+        raise DataError(f"moesp: instruments={instruments!r} came; 'PO' or 'PI' is needed.")
+    weighting: Weighting = "moesp" if instruments == "PO" else "pi_moesp"
+    return n4sid(data, order, weighting=weighting, **options)  # pyright: ignore[reportArgumentType]
 
 
 def cva(data: IOData | ArrayLike, order: int | None = None, **options: object) -> SubspaceResult:
