@@ -1,4 +1,4 @@
-"""Weightings and options of the subspace methods: as their definitions say, exact, and right where claimed."""
+"""Weightings and options of the subspace methods: as their definitions say, exact, right where claimed."""
 
 from __future__ import annotations
 
