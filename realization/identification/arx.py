@@ -226,7 +226,12 @@ def most_lags(scaled: Scaling, ratio: int, spare: int, limit: int) -> int:
     """Most lags, up to `limit`, with `ratio` rows for each coefficient and `spare` more."""
     lengths, channels = without_gaps(scaled).lengths, scaled.u.shape[1] + scaled.y.shape[1]
     lags = min(limit, (sum(lengths) - spare) // (ratio * channels + 1))
-    while lags > 0 and sum(max(0, length - lags) for length in lengths) < spare + ratio * lags * channels:
+
+    def rows() -> int:
+        # A criterion reaches one sample further back than its lags; one experiment can spare it.
+        return sum(max(0, length - lags - 1) for length in lengths) + 1
+
+    while lags > 0 and rows() < spare + ratio * lags * channels:
         lags -= 1
     return int(lags)
 
@@ -297,7 +302,8 @@ def observer_form(scaled: Scaling, theta: Array, na: int, nb: int, nk: int, cons
 def _too_short(scaled: Scaling, lags: int) -> str:
     length, m = scaled.u.shape
     p = scaled.y.shape[1]
-    supported = most_lags(scaled, 1, p + 2, length)
+    rows = [sum(max(0, size - k) for size in scaled.lengths) for k in range(max(scaled.lengths))]
+    supported = sum(count > k * (m + p) + 1 for k, count in enumerate(rows[1:], start=1))
     in_parts = f" in {len(scaled.starts)} experiments" if len(scaled.starts) > 1 else ""
     return (
         f"arx: {length} samples{in_parts} with {m} inputs and {p} outputs are too few for {lags} lags, "

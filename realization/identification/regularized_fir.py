@@ -171,6 +171,6 @@ def _enough(record: IOData, taps: int, first: int) -> None:
         + f" came; {taps} taps need "
         + (f"5 outputs with {taps} inputs before them, and there are {rows}" if apart else "")
         + ("" if apart else f"at least {taps + 4}")
-        + f". The record supports {supported if supported > first else 'no'} taps at most. Take fewer taps "
-        "or a longer record."
+        + f". The record supports {f'at most {supported}' if supported > first else 'no'} taps. Take fewer "
+        "taps or a longer record."
     )

@@ -37,13 +37,13 @@ def beginning(
     """A subspace model of the record.
 
     With missing outputs, the most likely of two kinds: of the stretches without gaps, as far as they are long
-    enough; and of the record with its gaps filled by a smoother, first with an autoregression's, then
-    with the subspace model's own.
+    enough; and of the record with its gaps filled, at first by the smoother of an autoregression (by straight
+    lines where no stretch is long enough for one), then by that of the subspace model itself.
 
     Raises
     ------
     ExcitationError
-        If the record is too short, or its stretches without gaps are too short for a single lag.
+        If the record is too short.
     """
 
     def estimate(data: IOData, states: int | None) -> InnovationsModel:
@@ -62,9 +62,8 @@ def beginning(
         tried += _by_filling(record, order, estimate)
     if not tried:
         raise ExcitationError(
-            f"{int((~record.observed).sum())} of {record.y.size} outputs are missing, and no stretch without "
-            "a gap is long enough to begin with. Give `model`, or take fewer outputs or a record with fewer "
-            "gaps."
+            f"{record.length} samples, {int((~record.observed).sum())} of {record.y.size} outputs missing, "
+            "are too few for a model to begin with. Give `model`, or take a lower order or a longer record."
         )
     return max(tried, key=lambda model: _likelihood(model, record))
 
@@ -72,16 +71,30 @@ def beginning(
 def _by_filling(
     record: IOData, order: int | None, estimate: Callable[[IOData, int | None], InnovationsModel]
 ) -> list[InnovationsModel]:
-    """Models of the record with its gaps filled: by an autoregression, then by the models themselves."""
-    found = []
+    """Models of the record with its gaps filled: by something simple, then by the models themselves."""
+    found, complete = [], _roughly_filled(record)
     try:
-        model = arx(record, max_order=4, stable=True).model
         for _ in range(ROUNDS):
-            model = estimate(filled(model, record), order)
-            found.append(model)
+            found.append(estimate(complete, order))
+            complete = filled(found[-1], record)
     except (RealizationError, np.linalg.LinAlgError):
         pass
     return found
+
+
+def _roughly_filled(record: IOData) -> IOData:
+    for lags in (4, 2, 1):
+        try:
+            return filled(arx(record, max_order=lags).model, record)
+        except (RealizationError, np.linalg.LinAlgError):
+            continue
+    y, time = record.y.copy(), np.arange(record.length)
+    for rows in record.spans:
+        for column, there in zip(y[rows].T, record.observed[rows].T):
+            if there.any():
+                column[~there] = np.interp(time[rows][~there], time[rows][there], column[there])
+    level = np.nanmean(record.y, axis=0)
+    return replace_values(record, np.where(np.isnan(y), level, y), record.u)
 
 
 def filled(model: InnovationsModel, record: IOData) -> IOData:

@@ -340,7 +340,14 @@ def _coloured(J: Array, run: Run, W: Array) -> Array:
     kept = np.ones(length, dtype=bool) if run.kept is None else run.kept
     measured = np.where(kept[:, None], e, np.nan)
     silent = Scaling(e[:, :0], measured, np.zeros(0), np.zeros(p), np.zeros(0), np.ones(p), tuple(run.starts))
-    highest = max(1, min(20, longest_lags(silent)))
+    highest = min(20, longest_lags(silent))
+    weighted = np.einsum("kl,tlq->tkq", W.T @ W, J)[::-1]
+    if highest < 1 and len(run.starts) > 1:
+        # Experiments of two or three samples show no colour.
+        root = np.linalg.cholesky(e.T @ e / max(run.samples, 1) + 1e-30 * np.eye(p))
+        rows = np.einsum("lk,tlq->tkq", root, weighted).reshape(-1, count)
+        return rows.T @ rows
+    highest = max(1, highest)
     lags = 1 + int(np.argmin(order_criterion(silent, highest, 1, "aic")))
     found = fit_arx(silent, lags, 0, 1)
     if found.radius >= 1:
@@ -349,7 +356,6 @@ def _coloured(J: Array, run: Run, W: Array) -> Array:
     states = scan_spans(found.A - found.K @ found.C, found.K, e - found.offset, starts=run.starts)
     white = (e - found.offset - states @ found.C.T)[kept]
     root = np.linalg.cholesky(white.T @ white / max(len(white) - lags * p, 1) + 1e-30 * np.eye(p))
-    weighted = np.einsum("kl,tlq->tkq", W.T @ W, J)[::-1]
     AT, CT = np.ascontiguousarray(found.A.T), np.ascontiguousarray(found.C.T)
     coloured = np.empty((length, p, count))
     backward = [0, *(length - start for start in reversed(run.starts[1:]))]

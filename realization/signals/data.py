@@ -455,8 +455,9 @@ def as_data(data: IOData | ArrayLike, *, missing: bool = False, experiments: boo
         absent = ~record.observed
         raise DataError(
             f"{int(absent.sum())} outputs of this record are missing, the first at row "
-            f"{int(np.argwhere(absent)[0, 0])}, and this method needs every sample. kalman_filter, "
-            "kalman_smoother and log_likelihood do without; the smoother's `outputs` fill the gaps."
+            f"{int(np.argwhere(absent)[0, 0])}, and this method needs every sample. pem, "
+            "kalman_filter and log_likelihood do without; gap_free(data) are the stretches without gaps, and "
+            "`outputs` of kalman_smoother fill the gaps."
         )
     return record
 
@@ -480,13 +481,21 @@ def _columns(values: ArrayLike, name: str, *, missing: bool = False) -> Array:
     bad = np.isinf(array) if missing else ~np.isfinite(array)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        remedy = ", or mark them by IOData(..., missing=True)" if name == "y" and not missing else ""
         raise DataError(
             f"IOData: {name} has {int(bad.sum())} values that are NaN or infinite, the first at row {row}, "
-            f"column {column}. Remove or interpolate them first{remedy}."
+            f"column {column}. {_remedy(name, missing)}"
         )
     array.setflags(write=False)
     return array
+
+
+def _remedy(name: str, missing: bool) -> str:
+    if name == "u":
+        return (
+            "Inputs must be known everywhere: put in what was applied (regular_record(..., hold_inputs=True) "
+            "holds the last value), or cut the record there and join the pieces by IOData.concatenate."
+        )
+    return "Remove or interpolate them first" + ("." if missing else ", or mark them by missing=True.")
 
 
 def _units(units: Sequence[str], count: int, letter: str) -> tuple[str, ...]:
