@@ -58,6 +58,7 @@ from realization.identification import (
     SubspaceOrders,
     SubspaceResult,
     Uncertainty,
+    VarxResult,
     armax,
     arx,
     bj,
@@ -75,6 +76,7 @@ from realization.identification import (
     ssarx,
     subspace_orders,
     uncertainty,
+    varx,
 )
 from realization.memory import MemoryCurve, WindowMemory, memory_curve, window_memory
 from realization.realize import (
@@ -246,6 +248,7 @@ __all__ = [
     "SubspaceResult",
     "Uncertainty",
     "UnstableError",
+    "VarxResult",
     "WhitenessTest",
     "WindowMemory",
     "are_similar",
@@ -339,6 +342,7 @@ __all__ = [
     "symbolic",
     "time_limited_gramians",
     "uncertainty",
+    "varx",
     "whiteness_test",
     "window_memory",
     "zeros",

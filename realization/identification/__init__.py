@@ -13,6 +13,7 @@ from realization.identification.result import Candidate, Identification
 from realization.identification.subspace import SubspaceResult, cva, moesp, n4sid
 from realization.identification.uncertainty import FrequencyBands, PoleBands, Uncertainty, uncertainty
 from realization.identification.validation import fit_percent
+from realization.identification.varx import VarxResult, varx
 
 __all__ = [
     "ArxResult",
@@ -29,6 +30,7 @@ __all__ = [
     "SubspaceOrders",
     "SubspaceResult",
     "Uncertainty",
+    "VarxResult",
     "armax",
     "arx",
     "bj",
@@ -46,4 +48,5 @@ __all__ = [
     "ssarx",
     "subspace_orders",
     "uncertainty",
+    "varx",
 ]
