@@ -3,6 +3,7 @@
 from bmojo_kernels.backends import backend_for
 from bmojo_kernels.causal_conv1d.op import causal_conv1d
 from bmojo_kernels.gated_delta_scan.op import gated_delta_scan
+from bmojo_kernels.gated_kalman_scan.op import gated_kalman_scan
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
@@ -16,6 +17,7 @@ __all__ = [
     "backend_for",
     "causal_conv1d",
     "gated_delta_scan",
+    "gated_kalman_scan",
     "innovation_topk",
     "linear_scan",
     "lti_scan",

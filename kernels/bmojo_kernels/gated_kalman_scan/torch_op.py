@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bmojo_kernels.backends import as_numpy, empty_like, thread_count
 from bmojo_kernels.checks import learning
 from bmojo_kernels.gated_kalman_scan import numba_cpu
-from bmojo_kernels.packing import chunk_rows
+from bmojo_kernels.packing import chunk_rows, offsets
+from bmojo_kernels.tasks import run_tasks
 
 __all__ = ["STRIDE", "kalman_solve", "kalman_solve_core"]
 
@@ -18,7 +21,7 @@ STRIDE = 32
 def kalman_solve(
     k: Tensor, log_decay: Tensor, r: Tensor, H0: Tensor, cu_seqlens: Tensor | None, ridge: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Solutions (B, T, H, R, K) of `(H_t + lambda_t I) x = r` and last H (S, H, K, K), of the state's dtype."""
+    """Solutions (B, T, H, R, K) of `(H_t + lambda_t I) x = r`, last H (S, H, K, K); of the state's dtype."""
     keep = learning(k, log_decay, r, H0)
     x, last, _ = kalman_solve_core(k, log_decay, r, H0, cu_seqlens, ridge, steps, keep)
     return x, last
@@ -36,7 +39,13 @@ def kalman_solve_core(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solutions, last H and, with `keep`, H before every `STRIDE` steps, counted sequence by sequence."""
-    return numba_cpu.forward(k, log_decay, r, H0, cu_seqlens, STRIDE, ridge, steps, keep)
+    rows = chunk_rows(k.shape[0], k.shape[1], cu_seqlens, STRIDE) if keep else 0
+    x, last = empty_like(H0.new_empty(r.shape)), H0.clone(memory_format=torch.contiguous_format)
+    copies = empty_like(H0.new_empty(rows, *H0.shape[1:]))
+    bounds, tasks, threads = _tasks(k, cu_seqlens, steps)
+    arrays = [*(_rows(m) for m in (k, log_decay, r)), as_numpy(last), _rows(x), as_numpy(copies), bounds]
+    run_tasks(numba_cpu.forward, [*arrays, STRIDE, ridge, steps], tasks, threads)
+    return x, last, copies
 
 
 @kalman_solve_core.register_fake
@@ -67,10 +76,13 @@ def _backward(
     dx: Tensor,
     dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dk, dlog_decay, dr, dH0 = numba_cpu.backward(
-        k, log_decay, x, copies, cu_seqlens, STRIDE, ridge, steps, dx, dlast
-    )
-    return dk, dlog_decay, dr.to(r.dtype), dH0
+    dk, dlog_decay, dr = empty_like(k), empty_like(log_decay), empty_like(x)
+    dH = dlast.clone(memory_format=torch.contiguous_format)
+    bounds, tasks, threads = _tasks(k, cu_seqlens, steps)
+    arrays = [*(_rows(m) for m in (k, log_decay, x)), as_numpy(copies), _rows(dx), as_numpy(dH)]
+    arrays += [*(_rows(m) for m in (dk, dlog_decay, dr)), bounds]
+    run_tasks(numba_cpu.backward, [*arrays, STRIDE, ridge, steps], tasks, threads)
+    return dk, dlog_decay, dr.to(r.dtype), dH
 
 
 @_backward.register_fake
@@ -88,6 +100,17 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     new = [m.new_empty(m.shape) for m in (k, log_decay, r, dlast)]
     return new[0], new[1], new[2], new[3]
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """Memory of (B, T, ...) as (B T, ...)."""
+    return as_numpy(x).reshape(-1, *x.shape[2:])
+
+
+def _tasks(k: Tensor, cu_seqlens: Tensor | None, steps: int) -> tuple[np.ndarray, int, int]:
+    """Where sequences begin, tasks, threads."""
+    bounds = offsets("gated_kalman_scan", k.shape[0], k.shape[1], cu_seqlens)
+    return bounds, (len(bounds) - 1) * k.shape[2], thread_count(k.numel() * k.shape[-1] * steps)
 
 
 def _save(ctx, inputs, output) -> None:
