@@ -49,16 +49,19 @@ def main() -> None:
     numba.set_num_threads(1)
     torch.manual_seed(0)
     a, b = torch.rand(B, T, C), torch.randn(B, T, C)
-    rows = []
+    rows, bounds = [], np.arange(B + 1) * T
     for dtype in (torch.float32, torch.bfloat16, torch.complex64):
         x, y = a.to(dtype), b.to(dtype)
         out = torch.empty_like(x)
-        arrays = [(z.view(torch.uint16) if dtype is torch.bfloat16 else z).numpy() for z in (x, y, out)]
+        arrays = [
+            (z.view(torch.uint16) if dtype is torch.bfloat16 else z).numpy().reshape(B * T, C)
+            for z in (x, y, out)
+        ]
         state = np.zeros((B, C), np.complex64 if dtype is torch.complex64 else np.float32)
         times = in_turn(
             {
                 "scan": lambda arrays=arrays, state=state: numba_cpu.forward(
-                    *arrays[:2], state, arrays[2], C
+                    *arrays[:2], state, arrays[2], bounds, C
                 ),
                 "mul": lambda x=x, y=y, out=out: torch.mul(x, y, out=out),
             },

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmojo_kernels.backends import is_tensor
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["apart", "check_packing", "chunk_rows", "offsets", "sequence_count"]
 
 
-def check_packing(operation: str, batch: int, cu_seqlens: Tensor | None) -> None:
+def check_packing(operation: str, batch: int, cu_seqlens: Any) -> None:
     """Refuse sequence bounds of a wrong shape or dtype, and packed sequences beside a batch."""
     if cu_seqlens is None:
         return
@@ -32,16 +34,16 @@ def check_packing(operation: str, batch: int, cu_seqlens: Tensor | None) -> None
         )
 
 
-def sequence_count(batch: int, cu_seqlens: Tensor | None) -> int:
+def sequence_count(batch: int, cu_seqlens: Any) -> int:
     """Number of states: one for each sequence."""
     return batch if cu_seqlens is None else len(cu_seqlens) - 1
 
 
-def offsets(operation: str, batch: int, length: int, cu_seqlens: Tensor | None) -> NDArray[np.int64]:
+def offsets(operation: str, batch: int, length: int, cu_seqlens: Any) -> NDArray[np.int64]:
     """Rows (S + 1,) at which sequences begin when (B, T) is one axis; refuses bounds that do not part it."""
     if cu_seqlens is None:
         return np.arange(batch + 1, dtype=np.int64) * length
-    bounds = cu_seqlens.detach().cpu().numpy().astype(np.int64)
+    bounds = np.asarray(cu_seqlens.detach().cpu() if is_tensor(cu_seqlens) else cu_seqlens).astype(np.int64)
     if bounds[0] != 0 or bounds[-1] != batch * length or (np.diff(bounds) < 0).any():
         raise ValueError(
             f"{operation}: cu_seqlens {bounds.tolist()} came for {length} steps; it must begin at 0, end at "

@@ -72,7 +72,7 @@ def test_gradcheck(dtype):
 
 def test_torch_knows_the_operator():
     a, b, h0 = inputs(2, 7, 5, grad=True)
-    torch.library.opcheck(torch.ops.bmojo.linear_scan.default, (a, b, h0))
+    torch.library.opcheck(torch.ops.bmojo.linear_scan.default, (a, b, h0, None))
 
 
 @pytest.mark.slow

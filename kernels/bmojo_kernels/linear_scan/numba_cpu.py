@@ -1,6 +1,7 @@
 """`linear_scan` on the CPU: channels lie side by side, so a step is one vector operation on a row.
 
-Forward reads two arrays and writes one, backward reads three and writes two: both run at the speed of memory.
+Time is one axis for all sequences: (rows, C), and `bounds` (S + 1,) says where each begins. Forward reads two
+arrays and writes one, backward reads three and writes two: both run at the speed of memory.
 A bfloat16 array comes as its bits; the state that is carried is float32.
 """
 
@@ -27,16 +28,16 @@ def _step(a: Array, b: Array, state: Array, h: Array) -> None:
 
 
 @numba.njit(cache=True, parallel=True, fastmath={"contract"})
-def forward(a: Array, b: Array, state: Array, h: Array, width: int) -> None:
-    """Fill `h` (B, T, C) and carry `state` (B, C) from first step to last; a task has `width` channels."""
-    batch, length, channels = a.shape
+def forward(a: Array, b: Array, state: Array, h: Array, bounds: Array, width: int) -> None:
+    """Fill `h` (rows, C) and carry `state` (S, C) from first step to last; a task has `width` channels."""
+    channels = a.shape[1]
     pieces = -(-channels // width)
-    for task in prange(batch * pieces):
+    for task in prange((len(bounds) - 1) * pieces):
         i, low = task // pieces, task % pieces * width
         high = min(low + width, channels)
         carried = state[i, low:high]
-        for t in range(length):
-            _step(a[i, t, low:high], b[i, t, low:high], carried, h[i, t, low:high])
+        for t in range(bounds[i], bounds[i + 1]):
+            _step(a[t, low:high], b[t, low:high], carried, h[t, low:high])
 
 
 @numba.njit(fastmath={"contract"}, inline="always")
@@ -50,30 +51,38 @@ def _step_back(a: Array, before: Array, dh: Array, gradient: Array, da: Array, d
 
 @numba.njit(cache=True, parallel=True, fastmath={"contract"})
 def backward(
-    a: Array, h: Array, h0: Array, dh: Array, gradient: Array, da: Array, db: Array, width: int
+    a: Array,
+    h: Array,
+    h0: Array,
+    dh: Array,
+    gradient: Array,
+    da: Array,
+    db: Array,
+    bounds: Array,
+    width: int,
 ) -> None:
-    """Fill `da`, `db` and carry `gradient` (B, C) from that of the last state back to that of `h0`."""
-    batch, length, channels = a.shape
+    """Fill `da`, `db` and carry `gradient` (S, C) from that of the last states back to that of `h0`."""
+    channels = a.shape[1]
     pieces = -(-channels // width)
-    for task in prange(batch * pieces):
+    for task in prange((len(bounds) - 1) * pieces):
         i, low = task // pieces, task % pieces * width
         high = min(low + width, channels)
-        carried = gradient[i, low:high]
-        for t in range(length - 1, 0, -1):
+        carried, begin, end = gradient[i, low:high], bounds[i], bounds[i + 1]
+        for t in range(end - 1, begin, -1):
             _step_back(
-                a[i, t, low:high],
-                h[i, t - 1, low:high],
-                dh[i, t, low:high],
+                a[t, low:high],
+                h[t - 1, low:high],
+                dh[t, low:high],
                 carried,
-                da[i, t, low:high],
-                db[i, t, low:high],
+                da[t, low:high],
+                db[t, low:high],
             )
-        if length > 0:
+        if end > begin:
             _step_back(
-                a[i, 0, low:high],
+                a[begin, low:high],
                 h0[i, low:high],
-                dh[i, 0, low:high],
+                dh[begin, low:high],
                 carried,
-                da[i, 0, low:high],
-                db[i, 0, low:high],
+                da[begin, low:high],
+                db[begin, low:high],
             )

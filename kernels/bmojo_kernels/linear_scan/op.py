@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmojo_kernels.backends import choose, is_tensor, run, task_width, thread_count
+from bmojo_kernels.checks import state_dtype
 from bmojo_kernels.linear_scan.naive import linear_scan_naive
 from bmojo_kernels.linear_scan.numba_cpu import forward
+from bmojo_kernels.packing import apart, check_packing, offsets, sequence_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +24,25 @@ DTYPES = ("float32", "float64", "complex64", "complex128", "bfloat16")
 
 @overload
 def linear_scan(
-    a: Tensor, b: Tensor, h0: Tensor | None = None, *, backend: str | None = None
+    a: Tensor,
+    b: Tensor,
+    h0: Tensor | None = None,
+    *,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def linear_scan(
-    a: ArrayLike, b: ArrayLike, h0: ArrayLike | None = None, *, backend: str | None = None
+    a: ArrayLike,
+    b: ArrayLike,
+    h0: ArrayLike | None = None,
+    *,
+    cu_seqlens: ArrayLike | None = None,
+    backend: str | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
-def linear_scan(a: Any, b: Any, h0: Any = None, *, backend: str | None = None) -> tuple[Any, Any]:
+def linear_scan(
+    a: Any, b: Any, h0: Any = None, *, cu_seqlens: Any = None, backend: str | None = None
+) -> tuple[Any, Any]:
     r"""States of the diagonal recurrence $h_t = a_t \odot h_{t-1} + b_t$.
 
     Its gradients are the same recurrence backwards in time,
@@ -40,7 +55,10 @@ def linear_scan(a: Any, b: Any, h0: Any = None, *, backend: str | None = None) -
         Of one dtype: float32, float64, complex64, complex128; tensors also bfloat16, whose state is carried
         in float32.
     h0 : array_like or Tensor, shape (B, C), optional
-        State before the first step; zero when left out.
+        State before the first step, one for each sequence; zero when left out.
+    cu_seqlens : array_like or Tensor, shape (S + 1,), optional
+        Where packed sequences begin, and the end: int32 or int64, from 0 to T, with a batch of 1. There are S
+        states then, (S, C).
     backend : {None, "naive", "numba", "triton"}
         What runs it; the compiled kernel of the device when left out.
 
@@ -68,44 +86,62 @@ def linear_scan(a: Any, b: Any, h0: Any = None, *, backend: str | None = None) -
     (array([1.  , 1.5 , 1.75]), array([1.75]))
     """
     if is_tensor(a):
-        return _of_tensors(a, b, h0, backend)
+        return _of_tensors(a, b, h0, cu_seqlens, backend)
     chosen = choose("linear_scan", "cpu", backend)
     if chosen == "triton":
         raise ValueError("linear_scan: arrays came with backend='triton', which takes tensors.")
     a, b = (np.ascontiguousarray(x) for x in (a, b))
     h0 = None if h0 is None else np.asarray(h0)
-    _check(a, b, h0)
-    h = np.empty_like(a)
-    state = np.zeros((a.shape[0], a.shape[2]), a.dtype) if h0 is None else h0.astype(a.dtype, order="C")
+    cu_seqlens = None if cu_seqlens is None else np.asarray(cu_seqlens)
+    _check(a, b, h0, cu_seqlens)
+    (batch, length, channels), h = a.shape, np.empty_like(a)
+    bounds = offsets("linear_scan", batch, length, cu_seqlens)
+    state = np.zeros((len(bounds) - 1, channels), a.dtype) if h0 is None else h0.astype(a.dtype, order="C")
+    x, y, states = (m.reshape(batch * length, channels) for m in (a, b, h))
     if chosen == "naive":
-        states, state = linear_scan_naive(a, b, state)
-        return np.stack(states, 1) if states else h, state
+        for i, (low, high) in enumerate(pairwise(bounds)):
+            found, state[i : i + 1] = linear_scan_naive(
+                x[None, low:high], y[None, low:high], state[i : i + 1]
+            )
+            states[low:high] = np.concatenate(found) if found else 0
+        return h, state
     threads = thread_count(a.size)
-    run(forward, (a, b, state, h), task_width(a.shape[0], a.shape[2], threads), threads)
+    width = task_width(len(state), channels, threads)
+    run(forward, (x, y, state, states, bounds), width, threads)
     return h, state
 
 
-def _of_tensors(a: Tensor, b: Tensor, h0: Tensor | None, backend: str | None) -> tuple[Tensor, Tensor]:
-    _check(a, b, h0)
+def _of_tensors(
+    a: Tensor, b: Tensor, h0: Tensor | None, cu_seqlens: Tensor | None, backend: str | None
+) -> tuple[Tensor, Tensor]:
+    _check(a, b, h0, cu_seqlens)
     chosen = choose("linear_scan", a.device.type, backend, a.dtype)
     if chosen == "naive":
-        import torch
-
-        wide = torch.float32 if a.dtype is torch.bfloat16 else a.dtype
-        start = a.new_zeros(a.shape[0], a.shape[2], dtype=wide) if h0 is None else h0.to(wide)
-        states, last = linear_scan_naive(a.to(wide), b.to(wide), start)
-        return torch.stack(states, 1).to(a.dtype) if states else torch.empty_like(a), last
+        wide, count = state_dtype(a), sequence_count(a.shape[0], cu_seqlens)
+        start = a.new_zeros(count, a.shape[2], dtype=wide) if h0 is None else h0.to(wide)
+        h, last = apart("linear_scan", _stacked, [a.to(wide), b.to(wide)], [start], cu_seqlens)
+        return h.to(a.dtype), last
     from bmojo_kernels.linear_scan.torch_op import linear_scan_tensor
 
-    return linear_scan_tensor(a, b, h0, chosen)
+    return linear_scan_tensor(a, b, h0, cu_seqlens, chosen)
 
 
-def _check(a: Any, b: Any, h0: Any) -> None:
-    if a.ndim != 3 or a.shape != b.shape or (h0 is not None and tuple(h0.shape) != (a.shape[0], a.shape[2])):
+def _stacked(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    import torch
+
+    states, last = linear_scan_naive(a, b, h0)
+    return (torch.stack(states, 1) if states else torch.empty_like(a)), last
+
+
+def _check(a: Any, b: Any, h0: Any, cu_seqlens: Any) -> None:
+    if a.ndim == 3:
+        check_packing("linear_scan", a.shape[0], cu_seqlens)
+    count = a.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    if a.ndim != 3 or a.shape != b.shape or (h0 is not None and tuple(h0.shape) != (count, a.shape[2])):
         came = "" if h0 is None else f", h0 {tuple(h0.shape)}"
         raise ValueError(
-            f"linear_scan: a {tuple(a.shape)}, b {tuple(b.shape)}{came} came; (B, T, C) twice, and (B, C) "
-            "for h0, are needed."
+            f"linear_scan: a {tuple(a.shape)}, b {tuple(b.shape)}{came} came; (B, T, C) twice, and a state "
+            "(C,) for each sequence, are needed."
         )
     name = str(a.dtype).removeprefix("torch.")
     if a.dtype != b.dtype or name not in DTYPES:
