@@ -101,10 +101,9 @@ def _standardized_where_measured(values: Array) -> tuple[Array, Array, Array]:
 
 def without_gaps(scaled: Scaling) -> Scaling:
     """The samples with all outputs; each stretch of them counts as an experiment."""
-    complete = complete_rows(scaled.y)
-    if complete.all():
+    if not scaled.has_gaps:
         return scaled
-    rows, starts = complete_stretches(complete, scaled.starts)
+    rows, starts = complete_stretches(complete_rows(scaled.y), scaled.starts)
     return scaled._replace(u=scaled.u[rows], y=scaled.y[rows], starts=starts or (0,))
 
 
@@ -412,9 +411,11 @@ def _orthogonal_factor(scaled: Scaling, i: int) -> Array:
 def _hankel_rows(scaled: Scaling, i: int, begins: NDArray[np.intp]) -> Array:
     """Rows of `[1, U_f, U_p, Y_p, Y_f]` of the windows that begin there, lags ascending in each block."""
     parts = [np.ones((len(begins), 1))]
-    for values, first in ((scaled.u, i), (scaled.u, 0), (scaled.y, 0), (scaled.y, i)):
-        if values.shape[1]:
-            parts.extend(values[begins + (first + lag)] for lag in range(i))
+    first, last = int(begins[0]), int(begins[-1])
+    follow = last - first == len(begins) - 1
+    for values, late in ((scaled.u, i), (scaled.u, 0), (scaled.y, 0), (scaled.y, i)):
+        for lag in range(late, late + i) if values.shape[1] else ():
+            parts.append(values[first + lag : last + 1 + lag] if follow else values[begins + lag])
     return np.hstack(parts)
 
 

@@ -16,6 +16,7 @@ from realization.systems.responses import first_states, free_response
 __all__ = ["InputPath", "input_path", "input_sensitivities"]
 
 Array = NDArray[np.float64]
+GONE = 1e-30
 
 
 class InputPath(NamedTuple):
@@ -66,8 +67,8 @@ def input_path(
         free = free_response(A, C, rows.stop - rows.start).reshape(-1, n)
         stacked = np.column_stack([design, target[rows].reshape(-1)])
         seen, first = _projection(free)
-        explained = seen.T @ stacked
-        stacked -= seen @ explained
+        explained = seen.T @ stacked[: len(seen)]
+        stacked[: len(seen)] -= seen @ explained
         factors.append(scipy.linalg.qr(stacked, mode="r", check_finite=False)[0][: stacked.shape[1]])
         designs.append(design)
         frees.append(free)
@@ -94,7 +95,12 @@ def _design(A: Array, C: Array, u: Array, constant: Array, feedthrough: bool) ->
 
 
 def _projection(free: Array) -> tuple[Array, Array]:
-    """Orthonormal basis of what a first state can explain, and the map from it to the first state."""
+    """Orthonormal basis of what a first state can explain, and the map from it to the first state.
+
+    Rows by which the first state is forgotten are left out.
+    """
+    sizes = np.abs(free).max(axis=1, initial=0.0)
+    free = free[: int(np.flatnonzero(sizes > GONE * sizes.max(initial=0.0)).max(initial=-1)) + 1]
     norms = np.linalg.norm(free, axis=0)
     norms[norms == 0] = 1.0
     left, values, right = scipy.linalg.svd(free / norms, full_matrices=False, check_finite=False)

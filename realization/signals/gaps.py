@@ -39,9 +39,9 @@ def gap_free(data: IOData) -> IOData:
     >>> rz.gap_free(record).starts, rz.gap_free(record).y[:, 0]
     ((0, 2), array([1., 2., 4., 5., 6.]))
     """
-    complete = complete_rows(data.y)
-    if complete.all():
+    if not data.missing or data.observed.all():
         return data
+    complete = complete_rows(data.y)
     if not complete.any():
         raise DataError(
             f"gap_free: none of the {data.length} samples has all {data.n_outputs} outputs. Take fewer "
