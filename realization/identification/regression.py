@@ -64,7 +64,7 @@ def input_path(
     designs, frees, factors, firsts = [], [], [], []
     for rows in spans_of(starts, len(u)):
         design = _design(A, C, u[rows], constant[rows], feedthrough)
-        free = free_response(A, C, rows.stop - rows.start).reshape(-1, n)
+        free = free_response(A, C, rows.stop - rows.start).reshape((rows.stop - rows.start) * p, n)
         stacked = np.column_stack([design, target[rows].reshape(-1)])
         seen, first = _projection(free)
         explained = seen.T @ stacked[: len(seen)]
@@ -91,7 +91,8 @@ def _design(A: Array, C: Array, u: Array, constant: Array, feedthrough: bool) ->
         for k in range(p):
             direct[:, k, k * m : (k + 1) * m] = u
     by_B = np.stack([input_sensitivities(A, row, u) for row in C], axis=1)
-    return np.concatenate([by_B, constant, direct], axis=2).reshape(length * p, -1)
+    together = np.concatenate([by_B, constant, direct], axis=2)
+    return together.reshape(length * p, together.shape[2])
 
 
 def _projection(free: Array) -> tuple[Array, Array]:

@@ -89,6 +89,18 @@ class TestExactRecords:
         model = rz.n4sid(rz.IOData.concatenate(parts), 3, block_rows=8, weighting=weighting).model
         assert_close(model.impulse_response(30), PLANT.impulse_response(30), "iterative")
 
+    @pytest.mark.parametrize("inputs", [True, False])
+    def test_no_states_and_no_inputs(self, inputs):
+        rng = np.random.default_rng(3)
+        parts = [
+            rz.IOData(rng.standard_normal(n), rng.standard_normal(n) if inputs else None) for n in (90, 80)
+        ]
+        data = rz.IOData.concatenate(parts)
+        for fit in (rz.n4sid(data, 0), rz.pem(data, order=0)):
+            assert fit.x0.shape == (2, 0)
+            assert fit.model.predict(data).shape == (170, 1)
+        assert rz.n4sid(data, 2, offset=False, focus="prediction").x0.shape == (2, 2)
+
     def test_operating_point_and_first_states_are_found_too(self):
         data = joint([80, 120, 60])
         model = rz.n4sid(data, 3).model
