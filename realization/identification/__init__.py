@@ -3,6 +3,7 @@
 from realization.identification.all_orders import SubspaceOrders, subspace_orders
 from realization.identification.arx import ArxResult, arx
 from realization.identification.closed_loop import PredictorSubspaceResult, pbsid, ssarx
+from realization.identification.delays import InputDelays, delay_inputs, input_delays
 from realization.identification.frequency_domain import FrequencySubspaceResult, frequency_subspace
 from realization.identification.identify import identify
 from realization.identification.pem import PemResult, pem
@@ -21,6 +22,7 @@ __all__ = [
     "FrequencyBands",
     "FrequencySubspaceResult",
     "Identification",
+    "InputDelays",
     "PemResult",
     "PoleBands",
     "PolynomialResult",
@@ -35,9 +37,11 @@ __all__ = [
     "arx",
     "bj",
     "cva",
+    "delay_inputs",
     "fit_percent",
     "frequency_subspace",
     "identify",
+    "input_delays",
     "moesp",
     "n4sid",
     "oe",
