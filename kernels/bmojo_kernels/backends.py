@@ -40,7 +40,7 @@ KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "lti_scan": {"numba": ("float64",)},
     "memory_attention": {"numba": REAL},
     "selective_scan": {"numba": REAL},
-    "ssd_scan": {"numba": REAL},
+    "ssd_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
 }
 HAS_TRITON = find_spec("triton") is not None
 

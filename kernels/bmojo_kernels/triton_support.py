@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -25,12 +26,13 @@ __all__ = [
     "ceil_div",
     "chunked",
     "launch",
+    "load_tile",
     "power_of_two",
     "precision",
     "processors",
     "product_dtype",
     "recording",
-    "rows_of",
+    "store_tile",
 ]
 
 # Multiprocessors of each chip, for deciding how far to split time.
@@ -135,9 +137,20 @@ def precision(x: Tensor) -> str:
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def rows_of(x: Tensor) -> Tensor:
-    """A (B, T, ...) tensor as contiguous (B T, ...)."""
-    return x.contiguous().flatten(0, 1)
+@triton.jit
+def load_tile(p, rows, there, head, HEADS, width, start, COLUMNS: tl.constexpr):
+    """Columns from `start` on of one head of rows of a (rows, heads, width) array; zero where there is none."""
+    c = start + tl.arange(0, COLUMNS)
+    place = (rows[:, None] * HEADS + head) * width + c[None, :]
+    return tl.load(p + place, mask=there[:, None] & (c < width)[None, :], other=0.0)
+
+
+@triton.jit
+def store_tile(p, x, rows, there, head, HEADS, width, start, COLUMNS: tl.constexpr):
+    """What `load_tile` reads, written in the array's dtype."""
+    c = start + tl.arange(0, COLUMNS)
+    place = (rows[:, None] * HEADS + head) * width + c[None, :]
+    tl.store(p + place, x.to(p.dtype.element_ty), mask=there[:, None] & (c < width)[None, :])
 
 
 @dataclass(frozen=True)

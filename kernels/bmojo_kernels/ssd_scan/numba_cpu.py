@@ -11,7 +11,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bmojo_kernels.bfloat16 import narrow, widen
 from bmojo_kernels.chunked import (
+    FLOOR,
     add_scaled,
     chunks_before,
     decay_matrix,
@@ -34,7 +36,7 @@ from bmojo_kernels.matmul import (
     transpose,
 )
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "step"]
 
 FAST = {"contract", "reassoc"}
 
@@ -332,3 +334,19 @@ def backward(
         _backward_part(
             x, log_decay, B, C, states, dy, dstate, dx, dlog_decay, dB, dC, bounds, chunk, width, task
         )
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def step(x: Array, log_decay: Array, B: Array, C: Array, state: Array, y: Array) -> None:
+    """One step: fill `y` (S, H, P) and bring `state` (S, H, P, N) forward; `B` and `C` are (S, G, N)."""
+    share = x.shape[1] // B.shape[1]
+    for i in range(len(x)):
+        for h in range(x.shape[1]):
+            write, read, number = B[i, h // share], C[i, h // share], type(state[0, 0, 0, 0])
+            decay = number(np.exp(max(np.float64(log_decay[i, h]), FLOOR)))
+            for p in range(x.shape[2]):
+                row, value, total = state[i, h, p], number(widen(x[i, h, p])), number(0)
+                for n in range(len(row)):
+                    row[n] = decay * row[n] + value * widen(write[n])
+                    total += row[n] * widen(read[n])
+                y[i, h, p] = narrow(total, y[i, h, p])

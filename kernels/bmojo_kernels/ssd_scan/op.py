@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmojo_kernels.backends import choose
-from bmojo_kernels.checks import alike, check_shapes, check_tensors, learning, state_dtype
+from bmojo_kernels.backends import as_numpy, choose, empty_like
+from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, learning, state_dtype
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ssd_scan"]
+__all__ = ["ssd_scan", "ssd_step"]
 
 
 def ssd_scan(
@@ -55,7 +55,8 @@ def ssd_scan(
         Where packed sequences begin, and the end: int32 or int64, from 0 to T, with a batch of 1. States then
         are (S, H, P, N).
     chunk : int
-        Steps that one product of matrices takes; changes the rounding, not the result.
+        Steps that one product of matrices takes, on a GPU at most 64 (32 of float32); changes the rounding,
+        not the result.
     backend : {None, "naive", "numba", "triton"}
         What runs it; the compiled kernel of the device when left out.
 
@@ -91,20 +92,86 @@ def ssd_scan(
     shape = (sequence_count(x.shape[0], cu_seqlens), *x.shape[2:], B.shape[-1])
     start = x.new_zeros(shape, dtype=state) if h0 is None else h0.to(state)
     log_decay = log_decay.to(state)
-    if choose("ssd_scan", x.device.type, backend, x.dtype) == "naive":
+    chosen = choose("ssd_scan", x.device.type, backend, x.dtype)
+    if chosen == "naive":
         from bmojo_kernels.ssd_scan.naive import ssd_scan_naive
 
         wide = [m.to(state) for m in (x, log_decay, B, C)]
         y, last = apart("ssd_scan", ssd_scan_naive, wide, [start], cu_seqlens)
         y = y.to(x.dtype)
     else:
-        from bmojo_kernels.ssd_scan.torch_op import ssd_scan_core
+        from bmojo_kernels.ssd_scan.torch_op import longest_chunk, ssd_scan_core, through
 
         keep = learning(x, log_decay, B, C, start)
-        y, last, _ = ssd_scan_core(x, log_decay, B, C, start, cu_seqlens, chunk, keep)
+        chunk = min(chunk, longest_chunk(x)) if chosen == "triton" else chunk
+        scan = through(ssd_scan_core, chosen, x)
+        y, last, _ = scan(x, log_decay, B, C, start, cu_seqlens, chunk, keep)
     if D is not None:
         y = y + (D if D.ndim == 2 else D.unsqueeze(-1)).to(x.dtype) * x
     return (y if z is None else y * F.silu(z)), last
+
+
+def ssd_step(
+    x: Tensor,
+    log_decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""One step of `ssd_scan`, for decoding: compiled code is called directly, without a torch operator.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, H, P)
+    log_decay : Tensor, shape (B, H)
+    B, C : Tensor, shape (B, N) or (B, G, N)
+    state : Tensor, shape (B, H, P, N)
+        Before the step; it is not changed.
+    D : Tensor, shape (H,) or (H, P), optional
+    z : Tensor, shape (B, H, P), optional
+
+    Returns
+    -------
+    y : Tensor, shape (B, H, P)
+    state : Tensor, shape (B, H, P, N)
+        After the step.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit together.
+
+    Examples
+    --------
+    >>> import torch, bmojo_kernels as bk
+    >>> one = torch.ones(1, 1)
+    >>> y, state = bk.ssd_step(one.unsqueeze(-1), 0 * one, one, one, torch.ones(1, 1, 1, 1))
+    >>> y.item(), state.item()
+    (2.0, 2.0)
+    """
+    import torch
+    from torch.nn import functional as F
+
+    B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in alike(x, B, C))
+    one = [m.unsqueeze(1) for m in (x, log_decay, B, C)]
+    _check(*one, D, None if z is None else z.unsqueeze(1), state, None, 1)
+    number = state_dtype(x)
+    log_decay, state = log_decay.to(number), state.to(number)
+    if compiled_step(x, log_decay, B, C, state):
+        from bmojo_kernels.ssd_scan.numba_cpu import step
+
+        y, state = empty_like(x), state.clone(memory_format=torch.contiguous_format)
+        step(*(as_numpy(m) for m in (x, log_decay, B, C, state, y)))
+    else:
+        from bmojo_kernels.ssd_scan.naive import ssd_scan_naive
+
+        y, state = ssd_scan_naive(*(m.to(number) for m in one), state)
+        y = y[:, 0].to(x.dtype)
+    if D is not None:
+        y = y + (D if D.ndim == 2 else D.unsqueeze(-1)).to(x.dtype) * x
+    return (y if z is None else y * F.silu(z)), state
 
 
 def _check(

@@ -7,11 +7,17 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
+from bmojo_kernels.dispatch import register_triton, through
 from bmojo_kernels.packing import chunk_rows, offsets
 from bmojo_kernels.ssd_scan import numba_cpu
 from bmojo_kernels.tasks import run_tasks
 
-__all__ = ["ssd_scan_core"]
+__all__ = ["longest_chunk", "ssd_scan_core", "through"]
+
+
+def longest_chunk(x: Tensor) -> int:
+    """Steps of a chunk whose square stays in a GPU's registers."""
+    return 32 if x.dtype is torch.float32 else 64
 
 
 @torch.library.custom_op("bmojo::ssd_scan", mutates_args=(), device_types="cpu")
@@ -123,3 +129,4 @@ def _differentiate(ctx, dy: Tensor, dlast: Tensor, _: Tensor):
 
 
 ssd_scan_core.register_autograd(_differentiate, setup_context=_save)
+register_triton(ssd_scan_core, _backward, "ssd_scan", _save, _differentiate)
