@@ -2,14 +2,14 @@
 
 from bmojo_kernels.backends import backend_for
 from bmojo_kernels.causal_conv1d.op import causal_conv1d
-from bmojo_kernels.gated_delta_scan.op import gated_delta_scan
-from bmojo_kernels.gated_kalman_scan.op import gated_kalman_scan
+from bmojo_kernels.gated_delta_scan.op import gated_delta_scan, gated_delta_step
+from bmojo_kernels.gated_kalman_scan.op import gated_kalman_scan, gated_kalman_step
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
 from bmojo_kernels.memory_attention.op import memory_attention
 from bmojo_kernels.selective_scan.op import selective_scan
-from bmojo_kernels.ssd_scan.op import ssd_scan
+from bmojo_kernels.ssd_scan.op import ssd_scan, ssd_step
 
 __all__ = [
     "RULES",
@@ -17,7 +17,9 @@ __all__ = [
     "backend_for",
     "causal_conv1d",
     "gated_delta_scan",
+    "gated_delta_step",
     "gated_kalman_scan",
+    "gated_kalman_step",
     "innovation_topk",
     "linear_scan",
     "lti_scan",
@@ -25,4 +27,5 @@ __all__ = [
     "selection_priority",
     "selective_scan",
     "ssd_scan",
+    "ssd_step",
 ]

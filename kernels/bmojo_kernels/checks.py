@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-__all__ = ["alike", "check_shapes", "check_tensors", "learning", "state_dtype"]
+__all__ = ["alike", "check_shapes", "check_tensors", "compiled_step", "learning", "state_dtype"]
 
 
 def check_shapes(operation: str, needed: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
@@ -55,3 +55,10 @@ def learning(*tensors: Tensor) -> bool:
     import torch
 
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def compiled_step(*tensors: Tensor) -> bool:
+    """Whether a single step may go straight to compiled code: on the CPU, unseen by torch."""
+    import torch
+
+    return not (tensors[0].device.type != "cpu" or learning(*tensors) or torch.compiler.is_compiling())

@@ -13,6 +13,7 @@ from bmojo_kernels.bfloat16 import narrow, widen
 from bmojo_kernels.exponential import LOG2_E, exp2
 
 __all__ = [
+    "FLOOR",
     "add_scaled",
     "chunks_before",
     "decay_matrix",

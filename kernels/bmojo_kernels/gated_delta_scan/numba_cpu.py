@@ -12,7 +12,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bmojo_kernels.bfloat16 import narrow, widen
 from bmojo_kernels.chunked import (
+    FLOOR,
     add_scaled,
     chunks_before,
     decay_matrix,
@@ -37,7 +39,7 @@ from bmojo_kernels.matmul import (
     transpose,
 )
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "step"]
 
 FAST = {"contract", "reassoc"}
 
@@ -370,3 +372,33 @@ def backward(
             chunk,
             factor,
         )
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def step(
+    q: Array,
+    k: Array,
+    v: Array,
+    log_decay: Array,
+    beta: Array,
+    state: Array,
+    o: Array,
+    e: Array,
+    factor: float,
+) -> None:
+    """One step: fill `o` and `e` (S, H, V) and bring `state` (S, H, V, K) forward."""
+    for i in range(len(q)):
+        for h in range(q.shape[1]):
+            number = type(state[0, 0, 0, 0])
+            decay, scaled = number(np.exp(max(np.float64(log_decay[i, h]), FLOOR))), number(factor)
+            for p in range(v.shape[2]):
+                row, predicted, total = state[i, h, p], number(0), number(0)
+                for n in range(len(row)):
+                    row[n] *= decay
+                    predicted += row[n] * widen(k[i, h, n])
+                innovation = beta[i, h] * (widen(v[i, h, p]) - predicted)
+                for n in range(len(row)):
+                    row[n] += innovation * widen(k[i, h, n])
+                    total += row[n] * widen(q[i, h, n])
+                e[i, h, p] = innovation
+                o[i, h, p] = narrow(scaled * total, o[i, h, p])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
-from bmojo_kernels.backends import choose
-from bmojo_kernels.checks import alike, check_shapes, check_tensors, learning, state_dtype
+from bmojo_kernels.backends import as_numpy, choose, empty_like
+from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, learning, state_dtype
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["gated_delta_scan"]
+__all__ = ["gated_delta_scan", "gated_delta_step"]
 
 
 @overload
@@ -136,6 +136,69 @@ def gated_delta_scan(
         o, errors, last, _ = gated_delta_scan_core(q, k, v, log_decay, beta, start, cu_seqlens, factor, keep)
         e = beta.unsqueeze(-1) * errors if innovations else errors
     return (o, last, e) if innovations else (o, last)
+
+
+def gated_delta_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    *,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""One step of `gated_delta_scan`, for decoding: compiled code is called directly.
+
+    Parameters
+    ----------
+    q, k : Tensor, shape (B, H, K)
+    v : Tensor, shape (B, H, V)
+    log_decay, beta : Tensor, shape (B, H)
+    state : Tensor, shape (B, H, V, K)
+        Before the step; it is not changed.
+    scale : float, optional
+        1 when left out.
+
+    Returns
+    -------
+    o : Tensor, shape (B, H, V)
+    state : Tensor, shape (B, H, V, K)
+        After the step.
+    e : Tensor, shape (B, H, V)
+        Innovation, in the state's dtype.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit together.
+
+    Examples
+    --------
+    >>> import torch, bmojo_kernels as bk
+    >>> k, one = torch.eye(2)[:1].view(1, 1, 2), torch.ones(1, 1)
+    >>> o, state, e = bk.gated_delta_step(k, k, 3 * one.unsqueeze(-1), 0 * one, one, torch.ones(1, 1, 1, 2))
+    >>> o.item(), state.flatten().tolist(), e.item()
+    (3.0, [3.0, 1.0], 2.0)
+    """
+    import torch
+
+    k, v = alike(q, k, v)
+    one = [m.unsqueeze(1) for m in (q, k, v, log_decay, beta)]
+    _check(*one, state, None)
+    number, factor = state_dtype(q), 1.0 if scale is None else scale
+    log_decay, beta, state = (m.to(number) for m in (log_decay, beta, state))
+    if compiled_step(q, k, v, log_decay, beta, state):
+        from bmojo_kernels.gated_delta_scan.numba_cpu import step
+
+        state = state.clone(memory_format=torch.contiguous_format)
+        o, e = empty_like(v), empty_like(state.new_empty(v.shape))
+        step(*(as_numpy(m) for m in (q, k, v, log_decay, beta, state, o, e)), factor)
+        return o, state, e
+    from bmojo_kernels.gated_delta_scan.naive import gated_delta_scan_naive
+
+    o, e, state = gated_delta_scan_naive(*(m.to(number) for m in one), state)
+    return (factor * o[:, 0]).to(v.dtype), state, e[:, 0]
 
 
 def _check(

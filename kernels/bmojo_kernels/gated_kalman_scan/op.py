@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
-from bmojo_kernels.backends import choose
-from bmojo_kernels.checks import alike, check_shapes, check_tensors, state_dtype
+import numpy as np
+
+from bmojo_kernels.backends import as_numpy, choose, empty_like
+from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, state_dtype
 from bmojo_kernels.packing import apart, check_packing, sequence_count
-from bmojo_kernels.ssd_scan.op import ssd_scan
+from bmojo_kernels.ssd_scan.op import ssd_scan, ssd_step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["gated_kalman_scan"]
-
-State = tuple["Tensor", "Tensor"]
+__all__ = ["gated_kalman_scan", "gated_kalman_step"]
 
 
 @overload
@@ -105,7 +105,7 @@ def gated_kalman_scan(
     last : tuple of Tensor, shapes (B, H, K, K) and (B, H, V, K)
         `H` and `U` from which the next chunk goes on.
     e : Tensor, shape (B, T, H, V)
-        Only with `innovations`: $w_t (v_t - \hat v_t)$.
+        Only with `innovations`, in the state's dtype: $w_t (v_t - \hat v_t)$.
     weight : Tensor, shape (B, T, H)
         Only with `innovations`: $w_t$, near 1 for a key that the past says nothing about.
 
@@ -159,7 +159,82 @@ def gated_kalman_scan(
     if not innovations:
         return o, (H, U)
     gain = solved[:, :, :, 1]
-    return o, (H, U), v - read(gain)[0], 1 - (k * gain).sum(-1)
+    return o, (H, U), v.to(state) - read(gain)[0], 1 - (k.to(state) * gain).sum(-1)
+
+
+def gated_kalman_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: tuple[Tensor, Tensor],
+    alpha: Tensor | None = None,
+    *,
+    ridge: float = 0.02,
+    steps: int = 30,
+) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+    r"""One step of `gated_kalman_scan`, for decoding: compiled code is called directly.
+
+    Parameters
+    ----------
+    q, k : Tensor, shape (B, H, K)
+    v : Tensor, shape (B, H, V)
+    log_decay : Tensor, shape (B, H)
+    state : tuple of Tensor, shapes (B, H, K, K) and (B, H, V, K)
+        `H` and `U` before the step; they are not changed.
+    alpha : Tensor, shape (B, H), optional
+        1 when left out.
+    ridge : float
+    steps : int
+
+    Returns
+    -------
+    o : Tensor, shape (B, H, V)
+    state : tuple of Tensor, shapes (B, H, K, K) and (B, H, V, K)
+        After the step.
+    e : Tensor, shape (B, H, V)
+        What the regression leaves of `v`, in the state's dtype.
+    weight : Tensor, shape (B, H)
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit together.
+
+    Examples
+    --------
+    >>> import torch, bmojo_kernels as bk
+    >>> k, v = torch.eye(2)[:1].view(1, 1, 2), torch.ones(1, 1, 1)
+    >>> state = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 2)
+    >>> o, state, e, weight = bk.gated_kalman_step(k, k, v, torch.zeros(1, 1), state, steps=60)
+    >>> round(o.item() + e.item(), 4)
+    1.0
+    """
+    import torch
+
+    k, v = alike(q, k, v)
+    one = [m.unsqueeze(1) for m in (q, k, v, log_decay)]
+    _check(*one, None if alpha is None else alpha.unsqueeze(1), state, ridge, steps, None)
+    number = state_dtype(q)
+    log_decay, H, U = (m.to(number) for m in (log_decay, *state))
+    right = torch.stack([q, k], 2).to(number)
+    if compiled_step(q, k, v, log_decay, H, U):
+        from bmojo_kernels.gated_kalman_scan.numba_cpu import forward
+
+        H, x = H.clone(memory_format=torch.contiguous_format), empty_like(right)
+        arrays = [as_numpy(m) for m in (k, log_decay, right, H, x, H[:0])]
+        forward(*arrays, np.arange(len(k) + 1), 1, ridge, steps, 0, len(k) * k.shape[1])
+    else:
+        from bmojo_kernels.gated_kalman_scan.naive import kalman_solve_naive
+
+        wide = [m.unsqueeze(1).to(number) for m in (k, log_decay, right)]
+        x, H = kalman_solve_naive(*wide, H, ridge, steps)
+        x = x[:, 0]
+    read, gain = x[:, :, 0], x[:, :, 1]
+    query = read if alpha is None else torch.lerp(q.to(number), read, alpha.to(number).unsqueeze(-1))
+    o, U = ssd_step(v.to(number), log_decay, k.to(number), query, U)
+    left = v.to(number) - (U @ gain.unsqueeze(-1)).squeeze(-1)
+    return o.to(v.dtype), (H, U), left, 1 - (k.to(number) * gain).sum(-1)
 
 
 def _check(
