@@ -139,7 +139,7 @@ def precision(x: Tensor) -> str:
 
 @triton.jit
 def load_tile(p, rows, there, head, HEADS, width, start, COLUMNS: tl.constexpr):
-    """Columns from `start` on of one head of rows of a (rows, heads, width) array; zero where there is none."""
+    """Columns from `start` on of one head of rows of a (rows, heads, width) array; zero outside."""
     c = start + tl.arange(0, COLUMNS)
     place = (rows[:, None] * HEADS + head) * width + c[None, :]
     return tl.load(p + place, mask=there[:, None] & (c < width)[None, :], other=0.0)

@@ -1,9 +1,9 @@
-"""`ssd_scan` on the GPU: every chunk is a few products of matrices, and the states between chunks are scanned.
+"""`ssd_scan` on the GPU: a chunk is a few products of matrices, and the states between chunks are scanned.
 
-Three passes: what each chunk adds to the state; the states before each chunk, one after the other, in float32;
-and every chunk's outputs, from its own steps and from the state before it. The gradient is the same three
-passes with time turned round. Sums of logarithms are taken over just the steps between two, so that a gate that
-closes (a large negative logarithm) takes no digits from the steps behind it.
+Three passes: what each chunk adds to the state; the states before each chunk, one after the other, in
+float32; and every chunk's outputs, from its own steps and from the state before it. The gradient is the same
+three passes with time turned round. Sums of logarithms are taken over just the steps between two, so that a
+gate that closes (a large negative logarithm) takes no digits from the steps behind it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _pass(
 @triton.jit
 def _read(
     x, log_decay, B, C, states, y, first_row, sequence, bounds, H, G, P, N, LENGTH,
-    STEPS: tl.constexpr, PARTS: tl.constexpr, STATES: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    STEPS: tl.constexpr, PARTS: tl.constexpr, STATES: tl.constexpr, KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Outputs of a chunk."""
     chunk, head, owner = tl.program_id(0), tl.program_id(1), tl.load(sequence + tl.program_id(0))
@@ -139,7 +140,8 @@ def _read(
 @triton.jit
 def _inputs_back(
     x, log_decay, B, C, states, later, dy, dx, dlog_decay, first_row, sequence, bounds, H, G, P, N, LENGTH,
-    STEPS: tl.constexpr, PARTS: tl.constexpr, STATES: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    STEPS: tl.constexpr, PARTS: tl.constexpr, STATES: tl.constexpr, KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a chunk's inputs and logarithms."""
     chunk, head, owner = tl.program_id(0), tl.program_id(1), tl.load(sequence + tl.program_id(0))
@@ -280,8 +282,8 @@ def forward(
     (heads, width), (groups, size) = x.shape[2:], B.shape[2:]
     options = _options(x, chunks, size, False)
     launch(
-        _read, (chunks.count, heads, ceil_div(width, options["PARTS"])), x, log_decay, B, C, states, y, chunks.first, chunks.sequence,
-        chunks.bounds, heads, groups, width, size, chunks.length, **options,
+        _read, (chunks.count, heads, ceil_div(width, options["PARTS"])), x, log_decay, B, C, states, y,
+        chunks.first, chunks.sequence, chunks.bounds, heads, groups, width, size, chunks.length, **options,
     )  # fmt: skip
     return y, last, states if keep else states.new_empty(0, *states.shape[1:])
 
@@ -305,8 +307,8 @@ def backward(
         **options,
     )  # fmt: skip
     launch(
-        _projections_back, (chunks.count, groups * pieces, ceil_div(size, options["STATES"])), x, log_decay, B,
-        C, states, later, dy, *parts, *where, pieces, HEADS=HEADS, **options,
+        _projections_back, (chunks.count, groups * pieces, ceil_div(size, options["STATES"])), x, log_decay,
+        B, C, states, later, dy, *parts, *where, pieces, HEADS=HEADS, **options,
     )  # fmt: skip
     dB, dC = (part.sum(3).to(B.dtype) for part in parts)
     return dx, dlog_decay, dB, dC, dh0
