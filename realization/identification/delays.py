@@ -62,7 +62,8 @@ def input_delays(data: IOData, *, max_delay: int = 20, lags: int | None = None) 
     For each input and output the first `d` taps are left out of the regression, all others stay, and `d` is
     that of the smallest Bayesian information criterion: one triangular factor in which the taps come last,
     the first lag at the end, tells the residuals of all `d`. In a loop whose controller answers within the
-    same sample, its answer to the noise looks like an input that acts at once.
+    same sample, its answer to the noise looks like an input that acts at once; and of an input that hardly
+    changes from sample to sample, neighbouring taps stand for each other, so that late ones may be found.
 
     Parameters
     ----------
@@ -121,7 +122,8 @@ def input_delays(data: IOData, *, max_delay: int = 20, lags: int | None = None) 
     if len(aim) < 2 * (p * lags + m * taps):
         raise ExcitationError(
             f"input_delays: {record.length} samples came; {p * lags + m * taps} coefficients of each "
-            f"equation need twice as many rows. Take a longer record, max_delay below {max_delay}, or fewer lags."
+            f"equation need twice as many rows. Take a longer record, max_delay below {max_delay}, or fewer "
+            "lags."
         )
     pairs = np.empty((p, m), dtype=np.intp)
     for i in range(m):
