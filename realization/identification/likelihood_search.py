@@ -30,7 +30,7 @@ __all__ = ["Ended", "likelihood_search", "observed_information", "smoothed_outpu
 Array = NDArray[np.float64]
 # Steps with one preconditioner and one set of local coordinates.
 STEPS = 20
-HALVINGS = 30
+HALVINGS = 12
 # Deviation of the innovations of a record without noise, in units of the outputs.
 ROUNDING = 1e-9
 STEP = 1e-4
@@ -162,8 +162,8 @@ def likelihood_search(
             return Ended(here.point, here.Re, here.loss, used, near < tolerance or exact)
         moved, steps = _descend(problem, here, admissible, min(STEPS, iterations - used), tolerance)
         used += max(steps, 1)
-        if not moved.loss < here.loss:
-            return Ended(here.point, here.Re, here.loss, used, False)
+        if not here.loss - moved.loss > _worth(here, tolerance):
+            return Ended(moved.point, moved.Re, moved.loss, used, False)
         point, Re, loss = moved.point, moved.Re, moved.loss
 
 
@@ -190,8 +190,15 @@ def _descend(
         if curvature > 1e-10 * float(np.linalg.norm(s) * np.linalg.norm(y)):
             turn = np.eye(len(s)) - np.outer(s, y) / curvature
             inverse = turn @ inverse @ turn.T + np.outer(s, s) / curvature
-        here, done = there, done + 1
+        gained, here, done = here.loss - there.loss, there, done + 1
+        if gained < _worth(here, tolerance):
+            break
     return here, done
+
+
+def _worth(here: _Here, tolerance: float) -> float:
+    """Gain in log-likelihood below which a step leads nowhere: a tenth of what ends the search."""
+    return 0.05 * tolerance**2 * len(here.z)
 
 
 def observed_information(point: Point, slope: Array, Re: Array, scaled: Scaling, blocks: Blocks) -> Array:
