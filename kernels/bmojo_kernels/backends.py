@@ -39,7 +39,7 @@ KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "linear_scan": {"numba": REAL + COMPLEX, "triton": ("float32", "bfloat16", "complex64")},
     "lti_scan": {"numba": ("float64",)},
     "memory_attention": {"numba": REAL},
-    "selective_scan": {"numba": REAL},
+    "selective_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
     "ssd_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
 }
 HAS_TRITON = find_spec("triton") is not None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bmojo_kernels.backends import choose
+from bmojo_kernels.checks import learning
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,6 +24,8 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     h0: Tensor | None = None,
+    *,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Selective state-space scan: `N` states for each of `d` channels, driven and read through the input.
 
@@ -44,6 +49,8 @@ def selective_scan(
     delta_softplus : bool
     h0 : Tensor, shape (B, d, N), optional
         State before the first step; zero when left out.
+    backend : {None, "naive", "numba", "triton"}
+        What runs it; the compiled kernel of the device when left out.
 
     Returns
     -------
@@ -55,7 +62,7 @@ def selective_scan(
     Raises
     ------
     ValueError
-        If shapes or dtypes do not fit together.
+        If shapes or dtypes do not fit together, or no kernel takes them.
 
     References
     ----------
@@ -72,16 +79,23 @@ def selective_scan(
     import torch
     from torch.nn import functional as F
 
-    from bmojo_kernels.selective_scan.torch_op import selective_scan_core
-
     _check(u, delta, A, B, C, D, z, delta_bias, h0)
     state = torch.float32 if u.dtype is torch.bfloat16 else u.dtype
     step = delta if delta_bias is None else delta + delta_bias.to(delta.dtype)
     step = F.softplus(step) if delta_softplus else step
     start = u.new_zeros(u.shape[0], *A.shape, dtype=state) if h0 is None else h0.to(state)
     inputs = (u, step, A.to(state), B, C, start)
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    y, last, _ = selective_scan_core(*inputs, learning)
+    chosen = choose("selective_scan", u.device.type, backend, u.dtype)
+    if chosen == "naive":
+        from bmojo_kernels.selective_scan.naive import selective_scan_naive
+
+        y, last = selective_scan_naive(*(x.to(state) for x in inputs))
+        y = y.to(u.dtype)
+    else:
+        from bmojo_kernels.dispatch import through
+        from bmojo_kernels.selective_scan.torch_op import selective_scan_core
+
+        y, last, _ = through(selective_scan_core, chosen, u)(*inputs, learning(*inputs))
     if D is not None:
         y = y + D.to(u.dtype) * u
     return (y if z is None else y * F.silu(z)), last

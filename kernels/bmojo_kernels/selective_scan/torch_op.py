@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
+from bmojo_kernels.dispatch import register_triton
 from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.selective_scan import numba_cpu
 from bmojo_kernels.selective_scan.numba_cpu import STRIDE
 
-__all__ = ["selective_scan_core"]
+__all__ = ["GPU_STRIDE", "selective_scan_core"]
+
+# On a GPU states are kept less often: more steps of a chunk run beside one another.
+GPU_STRIDE = 64
 
 # A task's states, decays and rates are to fit into the second-level cache.
 WIDEST = 256
@@ -59,8 +63,10 @@ def _(
     return new[0], new[1], new[2], new[3], new[4], new[5]
 
 
-def _copies_shape(u: Tensor, A: Tensor, copy: bool) -> tuple[int, int, int, int]:
-    return (u.shape[0], -(-u.shape[1] // STRIDE) if copy else 0, A.shape[1], A.shape[0])
+def _copies_shape(u: Tensor, A: Tensor, copy: bool) -> tuple[int, ...]:
+    if u.device.type == "cpu":
+        return (u.shape[0], -(-u.shape[1] // STRIDE) if copy else 0, A.shape[1], A.shape[0])
+    return (u.shape[0] * -(-u.shape[1] // GPU_STRIDE) if copy else 0, A.shape[1], A.shape[0])
 
 
 def _tasks(u: Tensor, A: Tensor) -> tuple[int, int]:
@@ -80,3 +86,4 @@ def _differentiate(ctx, dy: Tensor, dlast: Tensor, _: Tensor):
 
 
 selective_scan_core.register_autograd(_differentiate, setup_context=_save)
+register_triton(selective_scan_core, _backward, "selective_scan", _save, _differentiate)
