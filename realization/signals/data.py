@@ -37,13 +37,15 @@ class IOData:
     output_names, input_names : sequence of str, optional
         One name per column; `y1, y2, ...` and `u1, u2, ...` when left out.
     missing : bool
-        Whether NaN in `y` stands for a sample that was not measured. Methods that can do without it
-        (`kalman_filter`, `kalman_smoother`, `log_likelihood`) take such a record, all others refuse it.
+        Whether NaN in `y` stands for an output that was not measured. Filters and likelihoods (`pem`,
+        `kalman_filter`) count what was; linear methods take the stretches without gaps (`gap_free`); all
+        others refuse such a record. Inputs must be known everywhere.
     output_units, input_units : sequence of str, optional
         One unit per column, `""` where there is none; they are written beside the names (`output_labels`).
     starts : sequence of int, optional
         First rows of the experiments that the record is made of; one experiment when left out. Nothing is
-        carried over from one experiment to the next. See `concatenate`.
+        carried over from one experiment to the next: estimators give each a first state of its own. See
+        `concatenate`.
 
     Raises
     ------
@@ -226,8 +228,8 @@ class IOData:
     def concatenate(cls, records: Sequence[IOData]) -> IOData:
         """Several experiments on one system as one record, with where each begins.
 
-        Methods that can use separate experiments keep them apart; all others refuse such a record by name,
-        and take one of its `experiments`.
+        Estimators keep experiments apart, and fit one model to all of them. Methods that read a record as one
+        run refuse it by name, and take one of its `experiments`.
 
         Parameters
         ----------
