@@ -1,10 +1,10 @@
 """`memory_attention` on the GPU: one pass of tiles of queries over the keys of every memory.
 
 Forward and the queries' gradients walk alike: a tile of queries of one head meets the tiles of its window, of
-the fading keys one window further back, of the set of each chunk that it touches, gathered by index from where
-they lie, and of the retrieved keys. The keys' gradients walk the other way, a tile of keys meeting the queries
-that see it. What a set's keys get in each chunk is kept and then added up in the order of the chunks, key by
-key: no atomics, the same bits each time.
+the fading keys one window further back, of the set of each chunk that it touches, gathered by index from
+where they lie, and of the retrieved keys. The keys' gradients walk the other way, a tile of keys meeting the
+queries that see it. What a set's keys get in each chunk is kept and then added up in the order of the chunks,
+key by key: no atomics, the same bits each time.
 
 Logits are in units of log 2. Positions count along the axis that the keys lie on, rows along (batch, time).
 """
@@ -491,8 +491,8 @@ class Inputs(NamedTuple):
         return self.k_retrieved is not None and self.k_retrieved.shape[1] > 0
 
 
-# Queries and keys of a tile, warps, tiles in flight: the largest that stay in registers, by chip, dtype, width,
-# and what walks: queries forward, queries for their gradients, keys for theirs.
+# Queries and keys of a tile, warps, tiles in flight: the largest that stay in registers, by chip, dtype, width;
+# of queries forward, of queries for their gradients, of keys for theirs.
 SIZES = {
     ("sm_80", "bfloat16", 64): ((64, 64, 4, 2), (64, 32, 4, 1), (64, 32, 4, 1)),
     ("sm_80", "bfloat16", 128): ((64, 32, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
@@ -518,8 +518,8 @@ def _sizes(x: Inputs, walk: int) -> dict[str, int]:
     found = SIZES.get((architecture(x.q), dtype, width))
     if found is None:
         raise ValueError(
-            f"memory_attention: heads of {max(x.q.shape[3], x.v.shape[3])} in {dtype} came; on a GPU they are at "
-            "most 256 wide, in float32 128. Use bfloat16, or split the heads."
+            f"memory_attention: heads of {max(x.q.shape[3], x.v.shape[3])} in {dtype} came; on a GPU at most "
+            "256, in float32 128, fit. Use bfloat16, or split the heads."
         )
     queries, keys, warps, stages = found[walk]
     if x.has_set and x.chunk < 16 and walk != KEYS_BACK:

@@ -171,7 +171,7 @@ def _options(u: Tensor, chunks: Chunks) -> dict[str, int]:
 def _passed(
     drive: Tensor, delta: Tensor, A: Tensor, weights: Tensor, edge: Tensor, chunks: Chunks, reverse: bool
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """States (chunks, N, d) before each chunk, and the last; backwards gradients after each, and the first."""
+    """States (chunks, N, d) before each chunk, and the last; backwards gradients after each, and first."""
     states, d = A.shape
     added, passed = (edge.new_empty(chunks.count, states, d) for _ in range(2))
     total = edge.new_empty(chunks.count, d)
@@ -189,10 +189,11 @@ def _passed(
 
 
 def forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, copy: bool
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, copy: bool,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator `bmojo::selective_scan` on a GPU."""
-    chunks, rates = chunked(u, None, GPU_STRIDE), A.T.contiguous()
+    chunks, rates = chunked(u, cu_seqlens, GPU_STRIDE), A.T.contiguous()
     u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
     states, last = _passed(u, delta, rates, B, h0.mT.contiguous(), chunks, reverse=False)
     y, options = torch.empty_like(u), _options(u, chunks)
@@ -204,10 +205,11 @@ def forward(
 
 
 def backward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, copies: Tensor, dy: Tensor, dlast: Tensor
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, copies: Tensor, dy: Tensor, dlast: Tensor,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator `bmojo::selective_scan_backward` on a GPU."""
-    chunks, rates = chunked(u, None, GPU_STRIDE), A.T.contiguous()
+    chunks, rates = chunked(u, cu_seqlens, GPU_STRIDE), A.T.contiguous()
     u, delta, B, C, dy = (x.contiguous() for x in (u, delta, B, C, dy))
     d, states = A.shape
     later, first = _passed(dy, delta, rates, C, dlast.mT.contiguous(), chunks, reverse=True)
