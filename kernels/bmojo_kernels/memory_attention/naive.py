@@ -41,7 +41,7 @@ def memory_attention_naive(
     scale = width**-0.5 if scale is None else scale
     chunk = window if chunk is None else chunk
     edges = [0, length] if cu_seqlens is None else [int(edge) for edge in cu_seqlens]
-    out, lse = q.new_zeros(batch, length, heads, v.shape[-1]), q.new_zeros(batch, heads, length)
+    outputs, normalizers = [], []
     chunks_before = 0
     for sequence, (low, high) in enumerate(itertools.pairwise(edges)):
         for b, row in itertools.product(range(batch), range(low, high)):
@@ -60,20 +60,25 @@ def memory_attention_naive(
             queries = {"fading": q_fading, "eidetic": q_eidetic, "retrieved": q_retrieved}
             logits, values = [], []
             for name, key, value, added in parts:
-                if math.isinf(float(added)):  # a weight of zero
-                    continue
+                shown = added.detach() > -math.inf  # what is hidden takes no part, in the gradient either
+                key, value, added = key[shown], value[shown], added[shown]
                 reader = queries.get(name)
-                query = (q if reader is None else reader)[b, row].unflatten(0, (key.shape[0], -1))
-                logits.append(torch.einsum("grd,gd->gr", query, key).flatten() * scale + added)
-                values.append(value.repeat_interleave(heads // len(value), dim=0))
-            if not logits:
-                lse[b, :, row] = -math.inf
+                query = (q if reader is None else reader)[b, row].unflatten(0, (key.shape[1], -1))
+                logits.append(torch.einsum("grd,jgd->grj", query, key).flatten(0, 1) * scale + added)
+                values.append(value.repeat_interleave(heads // value.shape[1], dim=1))
+            total = torch.cat(logits, dim=-1)  # (H, keys)
+            if not total.shape[1]:
+                normalizers.append(total.new_full((heads,), -math.inf))
+                outputs.append(total.new_zeros(heads, v.shape[-1]))
                 continue
-            total = torch.stack(logits, dim=-1)  # (H, keys)
-            lse[b, :, row] = total.logsumexp(-1)
-            out[b, row] = torch.einsum("hj,jhd->hd", total.softmax(-1), torch.stack(values))
+            normalizers.append(total.logsumexp(-1))
+            outputs.append(torch.einsum("hj,jhd->hd", total.softmax(-1), torch.cat(values)))
         chunks_before += -(-(high - low) // chunk)
-    return out, lse
+    if not outputs:
+        return q.new_zeros(batch, length, heads, v.shape[-1]), q.new_zeros(batch, heads, length)
+    # Sequences lie behind one another, and several of them only in a batch of one: order is (batch, time).
+    out = torch.stack(outputs).unflatten(0, (batch, length))
+    return out, torch.stack(normalizers).unflatten(0, (batch, length)).mT
 
 
 def seen(
@@ -93,21 +98,22 @@ def seen(
     bias: Tensor | None,
     retrieved: tuple[Tensor, ...] | None,
     entry: int,
-) -> Iterator[tuple[str, Tensor, Tensor, Any]]:
-    """What query `t` of chunk `c` sees: the memory's name, key (G, d), value (G, d) and added logit."""
-    for j in range(max(t - window + 1, begin, first_key), t + 1):
-        yield "window", keys[0][b, j - first_key], keys[1][b, j - first_key], 0.0
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """What query `t` of chunk `c` sees: the memory, keys (n, G, d), values (n, G, d_v), added logits (n,)."""
+
+    def found(name: str, pair: tuple[Tensor, ...], row: int, where: Any, added: Tensor | None = None):
+        key, value = pair[0][row, where], pair[1][row, where]
+        return name, key, value, key.new_zeros(len(key)) if added is None else added[row, where]
+
+    oldest = max(t - window + 1, begin, first_key)
+    yield found("window", keys, b, slice(oldest - first_key, t + 1 - first_key))
     if fading is not None:
-        for j in range(max(t - 2 * window + 1, begin, first_fading), t - window + 1):
-            yield "fading", fading[0][b, j - first_fading], fading[1][b, j - first_fading], 0.0
+        oldest = max(t - 2 * window + 1, begin, first_fading)
+        newest = max(oldest, t - window + 1)
+        yield found("fading", fading, b, slice(oldest - first_fading, newest - first_fading))
     if index is not None:
-        for i in range(index.shape[-1]):
-            j = int(index[b, c, i])
-            if j < begin or j > t - window:
-                continue
-            row = j - first_key if rows is None else int(rows[b, c, i])
-            yield "eidetic", eidetic[0][b, row], eidetic[1][b, row], 0.0 if bias is None else bias[b, row]
+        kept = (index[b, c] >= begin) & (index[b, c] <= t - window)
+        where = index[b, c] - first_key if rows is None else rows[b, c]
+        yield found("eidetic", eidetic, b, where[kept], bias)
     if retrieved is not None:
-        for i in range(retrieved[0].shape[1]):
-            added = retrieved[2][entry, i] if len(retrieved) > 2 else 0.0
-            yield "retrieved", retrieved[0][entry, i], retrieved[1][entry, i], added
+        yield found("retrieved", retrieved, entry, slice(None), retrieved[2] if len(retrieved) > 2 else None)

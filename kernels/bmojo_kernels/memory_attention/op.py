@@ -119,21 +119,25 @@ def memory_attention(
     _check_set(q, k, eidetic, eidetic_index, eidetic_rows, eidetic_bias, chunk, start, cu_seqlens)
     _check_packing(q, k, fading, retrieved, start, cu_seqlens)
     chosen = choose("memory_attention", q.device.type, backend, q.dtype)
+    memories = {
+        "fading": fading,
+        "q_fading": q_fading,
+        "eidetic_index": eidetic_index,
+        "eidetic": eidetic,
+        "q_eidetic": q_eidetic,
+        "eidetic_rows": eidetic_rows,
+        "eidetic_bias": eidetic_bias,
+        "retrieved": retrieved,
+        "q_retrieved": q_retrieved,
+    }
+    options = {"window": window, "chunk": chunk, "scale": scale, "start": start, "cu_seqlens": cu_seqlens}
     if chosen == "naive":
         from bmojo_kernels.memory_attention.naive import memory_attention_naive
 
-        return memory_attention_naive(
-            q, k, v, window=window, fading=fading, q_fading=q_fading, eidetic_index=eidetic_index, chunk=chunk,
-            eidetic=eidetic, q_eidetic=q_eidetic, eidetic_rows=eidetic_rows, eidetic_bias=eidetic_bias,
-            retrieved=retrieved, q_retrieved=q_retrieved, scale=scale, start=start, cu_seqlens=cu_seqlens,
-        )  # fmt: skip
+        return memory_attention_naive(q, k, v, **memories, **options)
     from bmojo_kernels.memory_attention.torch_op import memory_attention_tensor
 
-    return memory_attention_tensor(
-        q, k, v, window=window, fading=fading, q_fading=q_fading, eidetic_index=eidetic_index, chunk=chunk,
-        eidetic=eidetic, q_eidetic=q_eidetic, eidetic_rows=eidetic_rows, eidetic_bias=eidetic_bias,
-        retrieved=retrieved, q_retrieved=q_retrieved, scale=scale, start=start, cu_seqlens=cu_seqlens,
-    )  # fmt: skip
+    return memory_attention_tensor(q, k, v, **memories, **options, backend=chosen)
 
 
 def _shapes(**tensors: Any) -> str:
