@@ -95,8 +95,10 @@ def input_matrices(
     `predicted` fits the one-step prediction, which is linear in `B - K D` and `D`; else the simulation.
     `regular` allows normal equations.
     """
-    if regular and len(scaled.starts) == 1:
-        factor = record_factor(A, C, K, scaled.u, scaled.y, predicted=predicted, offset=offset)
+    if regular:
+        factor = record_factor(
+            A, C, K, scaled.u, scaled.y, predicted=predicted, offset=offset, starts=scaled.starts
+        )
         if factor is not None:
             return _with_or_without(factor.fitted, feedthrough, scaled, K if predicted else None)
     u, target, transition = scaled.u, scaled.y, A

@@ -16,6 +16,7 @@ Orthogonal Basis Functions*, Springer 2005, chapters 2 and 4.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numba
@@ -24,7 +25,9 @@ import scipy.linalg
 from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
-from realization.identification.regression import InputPath, scaled_least_squares
+from realization.identification.regression import InputPath, projection, scaled_least_squares
+from realization.signals.spans import spans_of
+from realization.systems.responses import first_states, joined
 
 __all__ = ["RecordFactor", "orthonormal_pair", "record_factor", "response_maps"]
 
@@ -32,6 +35,7 @@ Array = NDArray[np.float64]
 CHUNK = 1024
 GONE = 1e-40
 WORST = 1e-14
+ROWS_PER_COLUMN = 4
 
 
 def orthonormal_pair(poles: NDArray[np.complex128]) -> tuple[Array, Array]:
@@ -87,14 +91,14 @@ def response_maps(F: Array, g: Array, A: Array, C: Array) -> Array:
 
 
 class RecordFactor(NamedTuple):
-    """Triangular factor of `[X, u, 1, target]`, and what its columns mean.
+    """Triangular factors of `[X, u, 1, target]`, one for each experiment, and what their columns mean.
 
     `X` holds, `n` columns each, the basis' response to a first state and to each input. `levels` (p, n + 1,
     p) says what of the basis' first state and of the constant 1 an offset of the outputs is, for each
     output; none where no offset is estimated.
     """
 
-    R: Array
+    factors: list[Array]
     maps: Array
     n_inputs: int
     levels: Array | None
@@ -102,35 +106,57 @@ class RecordFactor(NamedTuple):
     def fitted(self, direct: bool) -> InputPath:
         """Least squares for `B` (`B - K D` of a prediction), `x0`, the offset and, where asked for, `D`."""
         p, n, m = len(self.maps), self.maps.shape[1], self.n_inputs
-        free, offset = n * m + n, self.levels is not None
-        width = free + p * offset + p * m * direct
-        states = n * (1 + m)
-        designs, targets = [], []
-        for k, S in enumerate(self.maps):
-            T = np.zeros((self.R.shape[1], width))
-            T[:n, n * m : free] = S
-            for j in range(m):
-                T[n * (1 + j) : n * (2 + j), n * j : n * (j + 1)] = S
-            if self.levels is not None:
-                T[:n, free : free + p], T[states + m, free : free + p] = self.levels[k, :n], self.levels[k, n]
-            if direct:
-                begin = free + p * offset + k * m
-                T[states : states + m, begin : begin + m] = np.eye(m)
-            designs.append(self.R @ T)
-            targets.append(self.R[:, len(T) - p + k])
-        theta = scaled_least_squares(np.vstack(designs), np.concatenate(targets))
-        squares = np.array(
-            [((target - design @ theta) ** 2).sum() for design, target in zip(designs, targets)]
-        )
-        D = theta[width - p * m :].reshape(p, m) if direct else np.zeros((p, m))
-        level = theta[free : free + p] if offset else np.zeros(p)
-        return InputPath(theta[: n * m].reshape(m, n).T, D, theta[n * m : free], level, squares)
+        equations = [[self._equations(R, k, direct) for k in range(p)] for R in self.factors]
+        reduced, firsts = [], []
+        for parts in equations:
+            stacked = np.vstack(parts)
+            seen, first = projection(stacked[:, :n])
+            explained = seen.T @ stacked[: len(seen), n:]
+            rest = stacked[:, n:].copy()
+            rest[: len(seen)] -= seen @ explained
+            reduced.append(rest)
+            firsts.append(first @ explained)
+        together = joined(reduced)
+        theta = scaled_least_squares(together[:, :-1], together[:, -1])
+        x0 = [first[:, -1] - first[:, :-1] @ theta for first in firsts]
+        squares = np.zeros(p)
+        for parts, first in zip(equations, x0):
+            for k, part in enumerate(parts):
+                squares[k] += ((part[:, -1] - part[:, n:-1] @ theta - part[:, :n] @ first) ** 2).sum()
+        level = theta[n * m : n * m + p] if self.levels is not None else np.zeros(p)
+        D = theta[len(theta) - p * m :].reshape(p, m) if direct else np.zeros((p, m))
+        return InputPath(theta[: n * m].reshape(m, n).T, D, first_states(x0), level, squares)
+
+    def _equations(self, R: Array, k: int, direct: bool) -> Array:
+        """Rows of one experiment and output: its first state, `B`, the offset, `D`, and the target."""
+        p, n, m, S = len(self.maps), self.maps.shape[1], self.n_inputs, self.maps[k]
+        offset = self.levels is not None
+        T = np.zeros((R.shape[1], n + n * m + p * offset + p * m * direct + 1))
+        T[:n, :n] = S
+        for j in range(m):
+            T[n * (1 + j) : n * (2 + j), n * (1 + j) : n * (2 + j)] = S
+        at, states = n + n * m, n * (1 + m)
+        if self.levels is not None:
+            T[:n, at : at + p], T[states + m, at : at + p] = self.levels[k, :n], self.levels[k, n]
+        if direct:
+            begin = at + p * offset + k * m
+            T[states : states + m, begin : begin + m] = np.eye(m)
+        T[len(T) - p + k, -1] = 1.0
+        return R @ T
 
 
 def record_factor(
-    A: Array, C: Array, K: Array, u: Array, y: Array, *, predicted: bool, offset: bool
+    A: Array,
+    C: Array,
+    K: Array,
+    u: Array,
+    y: Array,
+    *,
+    predicted: bool,
+    offset: bool,
+    starts: Sequence[int] = (0,),
 ) -> RecordFactor | None:
-    """Factor of a record for the poles of `A` (of `A - K C` where `predicted`); `None` if it is not safe.
+    """Factors of a record for the poles of `A` (of `A - K C` where `predicted`); `None` if it is not safe.
 
     Not safe: poles on or outside the unit circle, or regressors too nearly dependent for their Gram matrix.
     """
@@ -139,16 +165,16 @@ def record_factor(
     if np.abs(poles).max(initial=0.0) >= 1 - 1e-9:
         return None
     F, g = orthonormal_pair(np.asarray(poles, dtype=complex))
-    gram = _gram(F, g, u, y, (transition, K, C) if predicted else None, offset)
-    sizes = np.sqrt(np.diag(gram))
-    if not (sizes > 0).all():
-        return None
-    R, failed = scipy.linalg.lapack.dpotrf(gram / sizes / sizes[:, None], clean=1)
-    if failed or scipy.linalg.lapack.dtrcon(R)[0] ** 2 < WORST:
-        return None
+    predictor = (transition, K, C) if predicted else None
+    factors = []
+    for rows in spans_of(starts, len(u)):
+        factor = _factor(F, g, u[rows], y[rows], predictor, offset)
+        if factor is None:
+            return None
+        factors.append(factor)
     maps = response_maps(F, g, transition, C)
     levels = _levels(F, g, maps @ K if predicted else np.zeros((len(C), len(F), len(C)))) if offset else None
-    return RecordFactor(R * sizes, maps, u.shape[1], levels)
+    return RecordFactor(factors, maps, u.shape[1], levels)
 
 
 def _levels(F: Array, g: Array, gains: Array) -> Array:
@@ -163,15 +189,43 @@ def _levels(F: Array, g: Array, gains: Array) -> Array:
     return np.concatenate([settled, constant[:, None, :]], axis=1)
 
 
-def _gram(
+def _factor(
     F: Array, g: Array, u: Array, y: Array, predictor: tuple[Array, Array, Array] | None, offset: bool
-) -> Array:
-    """Products of `[X, u, 1, target]`; the target is `y` less what `predictor` makes of it."""
+) -> Array | None:
+    """Triangular factor of one experiment; `None` if its Gram matrix has lost too many digits."""
+    (length, m), n, p = u.shape, len(g), y.shape[1]
+    width = n * (1 + m) + m + offset + p
+    if length < ROWS_PER_COLUMN * width:
+        # Few rows may not even determine a Gram matrix; they cost little as they are.
+        few = np.zeros((length, width))
+        at = 0
+        for rows, first in _rows(F, g, u, y, predictor, offset):
+            few[at : at + len(rows), first:] = rows
+            at += len(rows)
+        return np.array(scipy.linalg.qr(few, mode="r", check_finite=False)[0][:width], dtype=float)
+    gram = np.zeros((width, width))
+    for rows, first in _rows(F, g, u, y, predictor, offset):
+        gram[first:, first:] += rows.T @ rows
+    sizes = np.sqrt(np.diag(gram))
+    if not (sizes > 0).all():
+        return None
+    R, failed = scipy.linalg.lapack.dpotrf(gram / sizes / sizes[:, None], clean=1)
+    if failed or scipy.linalg.lapack.dtrcon(R)[0] ** 2 < WORST:
+        return None
+    return np.asarray(R * sizes, dtype=float)
+
+
+def _rows(
+    F: Array, g: Array, u: Array, y: Array, predictor: tuple[Array, Array, Array] | None, offset: bool
+) -> Iterator[tuple[Array, int]]:
+    """Rows `[X, u, 1, target]`, some at a time, and the first column that is there.
+
+    The target is `y` less what `predictor` makes of it.
+    """
     length, m = u.shape
     n, p = len(g), y.shape[1]
     states = n * (1 + m)
     width = states + m + offset + p
-    gram = np.zeros((width, width))
     rows = np.zeros((CHUNK + 1, width))
     rows[0, :n] = g
     rows[:, states + m : width - p] = 1.0
@@ -184,13 +238,11 @@ def _gram(
             transition, K, C = predictor
             filtered, last = lti_scan(transition, K, y[begin:stop], last)
             rows[:count, width - p :] -= filtered @ C.T
-        used = rows[:count, first * n :]
-        gram[first * n :, first * n :] += used.T @ used
+        yield rows[:count, first * n :], first * n
         rows[0, :states] = rows[count, :states]
         # What is left of the first state would only slow the arithmetic down.
         if first == 0 and (rows[0, :n] ** 2).sum() < GONE:
             first = 1
-    return gram
 
 
 @numba.njit(cache=True, fastmath={"contract", "reassoc"})

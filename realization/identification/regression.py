@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from realization.signals.spans import spans_of
 from realization.systems.responses import first_states, free_response
 
-__all__ = ["InputPath", "input_path", "input_sensitivities"]
+__all__ = ["InputPath", "input_path", "input_sensitivities", "projection"]
 
 Array = NDArray[np.float64]
 GONE = 1e-30
@@ -66,7 +66,7 @@ def input_path(
         design = _design(A, C, u[rows], constant[rows], feedthrough)
         free = free_response(A, C, rows.stop - rows.start).reshape((rows.stop - rows.start) * p, n)
         stacked = np.column_stack([design, target[rows].reshape(-1)])
-        seen, first = _projection(free)
+        seen, first = projection(free)
         explained = seen.T @ stacked[: len(seen)]
         stacked[: len(seen)] -= seen @ explained
         factors.append(scipy.linalg.qr(stacked, mode="r", check_finite=False)[0][: stacked.shape[1]])
@@ -95,7 +95,7 @@ def _design(A: Array, C: Array, u: Array, constant: Array, feedthrough: bool) ->
     return together.reshape(length * p, together.shape[2])
 
 
-def _projection(free: Array) -> tuple[Array, Array]:
+def projection(free: Array) -> tuple[Array, Array]:
     """Orthonormal basis of what a first state can explain, and the map from it to the first state.
 
     Rows by which the first state is forgotten are left out.
