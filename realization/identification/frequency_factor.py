@@ -238,7 +238,9 @@ def _complex_least_squares(a: Complex, b: Complex) -> tuple[Array, Complex]:
         return np.zeros((0, b.shape[1])), b
     sizes = np.linalg.norm(a, axis=0)
     sizes[sizes == 0] = 1.0
-    regressors = np.vstack([a.real, a.imag]) / sizes
-    found = scipy.linalg.lstsq(regressors, np.vstack([b.real, b.imag]), cond=1e-13, check_finite=False)[0]
+    width = a.shape[1]
+    stacked = np.vstack([np.hstack([a.real / sizes, b.real]), np.hstack([a.imag / sizes, b.imag])])
+    R = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: width + b.shape[1]]
+    found = scipy.linalg.lstsq(R[:, :width], R[:, width:], cond=1e-13, check_finite=False)[0]
     found = found / sizes[:, None]
     return found, b - a @ found
