@@ -1,0 +1,348 @@
+"""Triton's kernels in its interpreter against the oracles, for values and gradients; small and odd.
+
+Run by `test_interpreted.py` in a process of its own: the interpreter is chosen before Triton is loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+from importlib import import_module
+
+import bmojo_kernels as bk
+import numpy as np
+import pytest
+import torch
+from bmojo_kernels.causal_conv1d.naive import causal_conv1d_naive
+from bmojo_kernels.linear_scan.naive import linear_scan_naive
+from bmojo_kernels.memory_attention.naive import memory_attention_naive
+from bmojo_kernels.packing import apart
+from bmojo_kernels.selective_scan.naive import selective_scan_naive
+from bmojo_kernels.ssd_scan.naive import ssd_scan_naive
+from triton.runtime import interpreter
+
+from tests.tolerances import assert_close
+
+LENGTHS = (1, 2, 15, 16, 17, 37)
+PACKED = (0, 5, 5, 6, 21)
+
+
+def kernels(operation):
+    return import_module(f"bmojo_kernels.{operation}.triton_gpu")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Small tiles, and scans that the interpreter takes row by row and not number by number."""
+
+    def scan(self, inputs):
+        rows = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
+        found = [x.copy() for x in rows]
+        for i in range(1, len(rows[0])):
+            before = [self.to_tensor(x[i - 1], y.dtype) for x, y in zip(found, inputs, strict=True)]
+            now = [self.to_tensor(x[i], y.dtype) for x, y in zip(rows, inputs, strict=True)]
+            for x, y in zip(found, self.combine_fn.fn(*before, *now), strict=True):
+                x[i] = y.handle.data
+        return [
+            self.to_tensor(np.moveaxis(x, 0, self.axis), y.dtype) for x, y in zip(found, inputs, strict=True)
+        ]
+
+    monkeypatch.setattr(interpreter.ScanOps, "generic_scan", scan)
+    monkeypatch.setattr(kernels("linear_scan"), "SHORTEST", 16)
+    monkeypatch.setattr(kernels("selective_scan"), "GPU_STRIDE", 16)
+    monkeypatch.setattr(kernels("causal_conv1d"), "LENGTH", 16)
+    monkeypatch.setattr(kernels("causal_conv1d"), "STEPS", 8)
+    sizes = kernels("memory_attention")._sizes
+    small = {"QUERIES": 16, "KEYS": 16}
+    monkeypatch.setattr(kernels("memory_attention"), "_sizes", lambda x, walk: sizes(x, walk) | small)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """What a kernel forgets to write is NaN."""
+    empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+
+    def spoiled(x):
+        return x.fill_(float("nan")) if x.is_floating_point() or x.is_complex() else x
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: spoiled(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: spoiled(empty_like(*a, **k)))
+
+
+def numbers(*shape, dtype=torch.float32, low=None, seed=0):
+    """Normal numbers, or from `low` to 1; every second row of a larger array, so not contiguous."""
+    rng = torch.Generator().manual_seed(seed + len(shape) + sum(shape))
+    wide = torch.complex64 if dtype.is_complex else torch.float32
+    if low is None:
+        x = torch.randn(*shape, 2, generator=rng, dtype=wide)
+    else:
+        x = low + (1 - low) * torch.rand(*shape, 2, generator=rng, dtype=wide)
+    return x.to(dtype)[..., 0]
+
+
+def compare(forward, backward, oracle, inputs, dtype):
+    """Values and gradients; `inputs` without gradient are not tensors of numbers."""
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    exact = [x.to(wide).requires_grad_() if x is not None else None for x in inputs]
+    expected = oracle(*exact)
+    with torch.no_grad():
+        found = forward(*inputs)
+    weights = [
+        numbers(*x.shape, dtype=y.dtype, seed=i)
+        for i, (x, y) in enumerate(zip(expected, found, strict=False))
+    ]
+    for x, y in zip(found, expected, strict=False):
+        assert_close(x, y, "recurrence", dtype=x.dtype)
+    total = sum((x * w.to(wide)).sum() for x, w in zip(expected, weights, strict=True))
+    there = [x for x in exact if x is not None]
+    wanted = torch.autograd.grad(total.real if dtype.is_complex else total, there, allow_unused=True)
+    wanted = iter(torch.zeros_like(x) if g is None else g for x, g in zip(there, wanted, strict=True))
+    weights = [w.conj() if dtype.is_complex else w for w in weights]
+    for x, found_gradient in zip(exact, backward(found, weights), strict=True):
+        if x is not None:
+            assert_close(found_gradient, next(wanted), "recurrence", dtype=dtype)
+
+
+def scan_case(B, T, C, dtype, cu=None, decays=None):
+    module, bounds = kernels("linear_scan"), None if cu is None else torch.tensor(cu)
+    state = torch.float32 if dtype is torch.bfloat16 else dtype
+    a = numbers(B, T, C, dtype=dtype, low=0.0) if decays is None else decays
+    inputs = (a, numbers(B, T, C, dtype=dtype), numbers(B if cu is None else len(cu) - 1, C, dtype=state))
+
+    def alone(a, b, h0):
+        states, last = linear_scan_naive(a, b, h0)
+        return torch.stack(states, 1) if states else b, last
+
+    compare(
+        lambda *x: module.forward(*x, bounds),
+        lambda found, w: module.backward(inputs[0], found[0], inputs[2], *w, bounds),
+        lambda a, b, h0: apart("linear_scan", alone, [a, b], [h0], bounds),
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+def test_linear_scan(T):
+    scan_case(2, T, 5, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64])
+def test_linear_scan_dtypes(dtype):
+    scan_case(1, 37, 7, dtype)
+
+
+def test_linear_scan_packed_and_wide():
+    scan_case(1, 21, 5, torch.float32, PACKED)
+    scan_case(1, 40, 140, torch.float32)
+
+
+def test_linear_scan_extreme_gates():
+    decays = numbers(1, 37, 3, low=0.0)
+    decays[:, ::5], decays[:, 1::5] = 0, 1
+    scan_case(1, 37, 3, torch.float32, decays=decays)
+
+
+def selective_case(B, T, d, N, dtype, cu=None, steps=None):
+    module, bounds = kernels("selective_scan"), None if cu is None else torch.tensor(cu)
+    delta = numbers(B, T, d, dtype=dtype, low=0.0) if steps is None else steps
+    inputs = (
+        numbers(B, T, d, dtype=dtype), delta, -numbers(d, N, low=0.1), numbers(B, T, N, dtype=dtype),
+        numbers(B, T, N, dtype=dtype, seed=1), numbers(B if cu is None else len(cu) - 1, d, N),
+    )  # fmt: skip
+
+    def oracle(u, delta, A, B, C, h0):
+        def alone(u, delta, B, C, h0):
+            return selective_scan_naive(u, delta, A, B, C, h0)
+
+        return apart("selective_scan", alone, [u, delta, B, C], [h0], bounds)
+
+    compare(
+        lambda *x: module.forward(*x, True, bounds),
+        lambda found, w: module.backward(*inputs[:5], found[2], *w, bounds),
+        oracle,
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("T", [1, 16, 37])
+def test_selective_scan(T):
+    selective_case(2, T, 5, 3, torch.float32)
+
+
+def test_selective_scan_in_bfloat16_and_packed():
+    selective_case(1, 17, 5, 2, torch.bfloat16)
+    selective_case(1, 21, 35, 2, torch.float32, PACKED)
+
+
+def test_selective_scan_extreme_steps():
+    steps = numbers(1, 37, 3, low=0.0)
+    steps[:, ::5], steps[:, 1::5] = 1e4, 0
+    selective_case(1, 37, 3, 2, torch.float32, steps=steps)
+
+
+def conv_case(B, T, C, K, dtype, silu, cu=None, more=True):
+    module, bounds = kernels("causal_conv1d"), None if cu is None else torch.tensor(cu)
+    entries = B if cu is None else len(cu) - 1
+    inputs = (
+        numbers(B, T, C, dtype=dtype), numbers(C, K, dtype=dtype), numbers(C, dtype=dtype) if more else None,
+        numbers(entries, K - 1, C, dtype=dtype) if more else None,
+    )  # fmt: skip
+
+    def oracle(x, weight, bias, initial):
+        return causal_conv1d_naive(
+            x, weight, bias, activation="silu" if silu else None, initial_state=initial, cu_seqlens=bounds
+        )
+
+    compare(
+        lambda *x: module.forward(*x, bounds, silu),
+        lambda found, w: module.backward(*inputs, bounds, silu, *w),
+        oracle,
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize(("T", "K"), [(1, 4), (2, 5), (17, 4), (16, 1)])
+def test_causal_conv1d(T, K):
+    conv_case(2, T, 5, K, torch.float32, silu=True)
+
+
+def test_causal_conv1d_plain_packed_and_in_bfloat16():
+    conv_case(2, 17, 5, 3, torch.float32, silu=False, more=False)
+    conv_case(1, 21, 5, 4, torch.float32, silu=True, cu=PACKED)
+    conv_case(1, 9, 5, 4, torch.bfloat16, silu=True)
+
+
+def ssd_case(B, T, H, G, P, N, dtype, cu=None, logs=None, chunk=16):
+    module, bounds = kernels("ssd_scan"), None if cu is None else torch.tensor(cu)
+    inputs = (
+        numbers(B, T, H, P, dtype=dtype), -numbers(B, T, H, low=0.0) if logs is None else logs,
+        numbers(B, T, G, N, dtype=dtype), numbers(B, T, G, N, dtype=dtype, seed=1),
+        numbers(B if cu is None else len(cu) - 1, H, P, N),
+    )  # fmt: skip
+    compare(
+        lambda *x: module.forward(*x, bounds, chunk, True),
+        lambda found, w: module.backward(*inputs[:4], found[2], bounds, chunk, *w),
+        lambda x, a, B, C, h0: apart("ssd_scan", ssd_scan_naive, [x, a, B, C], [h0], bounds),
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("T", [1, 16, 37])
+def test_ssd_scan(T):
+    ssd_case(2, T, 2, 1, 5, 7, torch.float32)
+
+
+def test_ssd_scan_in_bfloat16_packed_and_wide():
+    ssd_case(1, 17, 2, 2, 5, 7, torch.bfloat16)
+    ssd_case(1, 21, 4, 2, 5, 7, torch.float32, PACKED)
+    ssd_case(1, 13, 1, 1, 20, 35, torch.float32, chunk=12)
+
+
+def test_ssd_scan_extreme_gates():
+    logs = -numbers(1, 37, 2, low=0.0)
+    logs[:, ::5], logs[:, 1::5] = -1e4, 0
+    ssd_case(1, 37, 2, 1, 5, 7, torch.float32, logs=logs)
+
+
+def attention_case(
+    T=18, *, B=1, H=2, G=1, window=6, chunk=4, places=5, start=0, S=None, own=False, pool=0, few=3,
+    cu=None, dtype=torch.float32,
+):  # fmt: skip
+    module, bounds = kernels("memory_attention"), None if cu is None else torch.tensor(cu)
+    S, d, dv = S or T, 5, 7
+
+    def of(*shape, seed=0):
+        return numbers(*shape, dtype=dtype, seed=seed)
+
+    index = eidetic_index(B, T, window, chunk, places, start, S if not pool else None, cu)
+    rows = torch.where(index >= 0, 7 * index % pool, -1) if pool else None
+    queries = [of(B, T, H, d, seed=i) if own else None for i in (1, 2, 3)]
+    entries = B if cu is None else len(cu) - 1
+    bias = numbers(entries, few)
+    bias[:, :1] = -torch.inf
+    inputs = (
+        of(B, T, H, d), of(B, S, G, d, seed=4), of(B, S, G, dv), queries[0], of(B, T, G, d, seed=5),
+        of(B, T, G, dv, seed=6), queries[1], of(B, pool, G, d) if pool else None,
+        of(B, pool, G, dv) if pool else None, of(B, pool or S), queries[2], of(entries, few, G, d, seed=7),
+        of(entries, few, G, dv), bias.to(dtype),
+    )  # fmt: skip
+    fixed = (index, rows, bounds, window, chunk, start, 0.3)
+
+    def oracle(q, k, v, qf, kf, vf, qe, ke, ve, be, qr, kr, vr, br):
+        return memory_attention_naive(
+            q, k, v, window=window, fading=(kf, vf), q_fading=qf, eidetic_index=index, chunk=chunk,
+            eidetic=None if ke is None else (ke, ve), q_eidetic=qe, eidetic_rows=rows, eidetic_bias=be,
+            retrieved=(kr, vr, br), q_retrieved=qr, scale=0.3, start=start, cu_seqlens=bounds,
+        )  # fmt: skip
+
+    compare(
+        lambda *x: module.forward(*x, *fixed),
+        lambda found, w: module.backward(*inputs, *fixed, *found, *w),
+        oracle,
+        inputs,
+        dtype,
+    )
+
+
+def eidetic_index(B, T, window, chunk, places, start, S, cu):
+    """Some of the positions that have left the window, for each chunk."""
+    rng, rows = np.random.default_rng(T), []
+    for low, high in [(0, start + T)] if cu is None else itertools.pairwise(cu):
+        first = start // chunk if cu is None else 0
+        for c in range(first, -(-(high - low) // chunk)):
+            oldest = low if S is None else max(low, start + T - S)
+            eligible = np.arange(oldest, max(oldest, low + (c + 1) * chunk - window))
+            kept = np.sort(rng.permutation(eligible)[:places])
+            rows.append(np.pad(kept, (0, places - len(kept)), constant_values=-1))
+    return torch.from_numpy(np.stack(rows)).expand(B, -1, -1).clone()
+
+
+def test_memory_attention():
+    attention_case()
+
+
+def test_memory_attention_of_one_query():
+    attention_case(T=1, window=1, chunk=1)
+
+
+def test_memory_attention_with_queries_for_each_memory_and_keys_from_before():
+    attention_case(T=11, start=7, S=16, own=True, H=4, G=2)
+
+
+def test_memory_attention_with_a_pool_and_packed_sequences():
+    attention_case(T=21, cu=PACKED, pool=9, chunk=3)
+
+
+def test_memory_attention_in_bfloat16():
+    attention_case(B=2, T=9, dtype=torch.bfloat16)
+
+
+def test_memory_attention_with_nothing_to_see():
+    module = kernels("memory_attention")
+    q, k = numbers(1, 3, 2, 5), numbers(1, 3, 1, 5)
+    hidden = torch.full((1, 2), -torch.inf)
+    nothing = (None,) * 7
+    inputs = (q, k, k, *nothing, None, k[:, :2], k[:, :2], hidden, None, None, None, 1, 1, 0, 1.0)
+    out, lse = module.forward(*inputs)
+    assert_close(out, k.expand(1, 3, 2, 5), "exact")
+    gradients = module.backward(*inputs, out, lse, torch.ones_like(out).fill_(1), lse.clone().fill_(0))
+    assert all(torch.isfinite(x).all() for x in gradients)
+
+
+@pytest.mark.parametrize("operation", ["linear_scan", "selective_scan", "ssd_scan"])
+def test_the_public_function_interprets_where_asked(operation):
+    x = numbers(2, 17, 3, low=0.0).requires_grad_()
+    arguments = {
+        "linear_scan": lambda: (x, x),
+        "selective_scan": lambda: (x, x, -x[0, :3], x, x),
+        "ssd_scan": lambda: (x.unsqueeze(-1), -x, x, x),
+    }[operation]()
+    results = [getattr(bk, operation)(*arguments, backend=name) for name in ("triton", "naive", "numba")]
+    gradients = [torch.autograd.grad(y.sum() + last.square().sum(), x)[0] for y, last in results]
+    for i in (1, 2):
+        assert_close(results[0][0], results[i][0], "recurrence")
+        assert_close(results[0][1], results[i][1], "recurrence")
+        assert_close(gradients[0], gradients[i], "recurrence")
