@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bmojo_kernels.bfloat16 import narrow, widen
 from bmojo_kernels.exponential import LOG2_E, exp2
+from bmojo_kernels.matmul import dot
 
 __all__ = [
     "FLOOR",
@@ -125,9 +126,7 @@ def inner(A: Array, B: Array) -> float:
     """Sum of all products of entries."""
     total = 0 * A[0, 0]
     for i in range(len(A)):
-        a, b = A[i], B[i]
-        for j in range(len(a)):
-            total += a[j] * b[j]
+        total += dot(A[i], B[i])
     return total
 
 
@@ -136,12 +135,9 @@ def add_scaled(source: Array, factors: Array, other: Array, target: Array, sums:
     """`target[t] += factors[t] source[t]`, and what is added times `other[t]`, summed, into `sums[t]`."""
     for t in range(len(factors)):
         factor, a, b, out = factors[t], source[t], other[t], target[t]
-        total = 0 * factor
         for j in range(len(out)):
-            value = factor * a[j]
-            out[j] += value
-            total += value * b[j]
-        sums[t] += total
+            out[j] += factor * a[j]
+        sums[t] += factor * dot(a, b)
 
 
 @numba.njit(cache=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "PAD",
+    "dot",
     "multiply",
     "multiply_lower",
     "multiply_lower_part",
@@ -200,6 +201,59 @@ def _transpose_tile(typingctx, A, C):
         return context.get_dummy_value()
 
     return types.void(A, C), generate
+
+
+@intrinsic
+def dot(typingctx, a, b):
+    """Sum of the products of two contiguous vectors, in four vectors of partial sums."""
+
+    def generate(context, builder, signature, arguments):
+        number, width = context.get_data_type(a.dtype), a.dtype.bitwidth // 8
+        lanes, ways = BYTES // width, 4
+        vector, word = ir.VectorType(number, lanes), ir.IntType(64)
+        arrays = [context.make_array(t)(context, builder, v) for t, v in zip((a, b), arguments, strict=True)]
+        count = cgutils.unpack_tuple(builder, arrays[0].shape)[0]
+        sums = [cgutils.alloca_once(builder, vector) for _ in range(ways)]
+        rest = cgutils.alloca_once(builder, number)
+        for place in sums:
+            builder.store(ir.Constant(vector, None), place)
+        builder.store(ir.Constant(number, 0.0), rest)
+
+        def load(array: Any, k: Any, kind: Any) -> Any:
+            value = builder.load(builder.bitcast(builder.gep(array.data, [k]), kind.as_pointer()))
+            value.align = width
+            return value
+
+        def add(place: Any, k: Any, kind: Any) -> None:
+            value = builder.fmul(*(load(array, k, kind) for array in arrays), flags=("contract",))
+            builder.store(builder.fadd(builder.load(place), value, flags=("contract",)), place)
+
+        step = ir.Constant(word, lanes * ways)
+        blocks = builder.udiv(count, step)
+        with cgutils.for_range(builder, blocks) as loop:
+            start = builder.mul(loop.index, step)
+            for w, place in enumerate(sums):
+                add(place, builder.add(start, ir.Constant(word, w * lanes)), vector)
+        done = builder.mul(blocks, step)
+        with cgutils.for_range(builder, builder.sub(count, done)) as loop:
+            add(rest, builder.add(done, loop.index), number)
+        total = builder.load(rest)
+        values = [builder.load(place) for place in sums]
+        folded = builder.fadd(builder.fadd(values[0], values[1]), builder.fadd(values[2], values[3]))
+        while lanes > 1:
+            lanes //= 2
+            halves = [
+                builder.shuffle_vector(
+                    folded,
+                    ir.Constant(folded.type, ir.Undefined),
+                    ir.Constant(ir.VectorType(ir.IntType(32), lanes), [first + i for i in range(lanes)]),
+                )
+                for first in (0, lanes)
+            ]
+            folded = builder.fadd(*halves)
+        return builder.fadd(total, builder.extract_element(folded, ir.Constant(ir.IntType(32), 0)))
+
+    return a.dtype(a, b), generate
 
 
 @numba.njit(cache=True, inline="always")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmojo_kernels.backends import is_tensor
+from bmojo_kernels.backends import empty_like, is_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["apart", "check_packing", "chunk_rows", "offsets", "sequence_count"]
+__all__ = ["apart", "check_packing", "chunk_rows", "kept_rows", "offsets", "sequence_count"]
 
 
 def check_packing(operation: str, batch: int, cu_seqlens: Any) -> None:
@@ -85,3 +85,9 @@ def chunk_rows(batch: int, length: int, cu_seqlens: Tensor | None, chunk: int) -
     if cu_seqlens is None:
         return batch * -(-length // chunk)
     return length // chunk + len(cu_seqlens) - 1
+
+
+def kept_rows(state: Tensor, rows: int, cu_seqlens: Tensor | None) -> Tensor:
+    """Room for so many states like those of `state` (S, ...); zero where packing may leave some unused."""
+    room = state.new_empty(rows, *state.shape[1:])
+    return empty_like(room) if cu_seqlens is None else room.zero_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import bmojo_kernels as bk
 import numba
 import numpy as np
@@ -73,6 +75,9 @@ def test_gradcheck(dtype):
 def test_torch_knows_the_operator():
     a, b, h0 = inputs(2, 7, 5, grad=True)
     torch.library.opcheck(torch.ops.bmojo.linear_scan.default, (a, b, h0, None))
+    a, b, _ = inputs(1, 7, 5, grad=True)
+    h0 = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(torch.ops.bmojo.linear_scan.default, (a, b, h0, torch.tensor([0, 3, 3, 7])))
 
 
 @pytest.mark.slow
@@ -105,6 +110,38 @@ def test_chunks_of_bfloat16_lose_nothing_between_them():
     tail, end = bk.linear_scan(a[:, 31:], b[:, 31:], carried)
     assert torch.equal(tail, h[:, 31:])
     assert torch.equal(end, last)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_sequences_are_as_each_alone(dtype):
+    lengths = [5, 0, 16, 1, 40]
+    bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    a, b, _ = inputs(1, sum(lengths), 6, DTYPES[dtype], grad=True)
+    h0 = inputs(len(lengths), 1, 6, DTYPES[dtype], seed=3, grad=True)[2]
+    found = bk.linear_scan(a, b, h0, cu_seqlens=bounds)
+    parts = [
+        bk.linear_scan(a[:, low:high], b[:, low:high], h0[i : i + 1])
+        for i, (low, high) in enumerate(pairwise(bounds.tolist()))
+    ]
+    expected = torch.cat([h for h, _ in parts], 1), torch.cat([last for _, last in parts])
+    weights = [torch.randn_like(one) for one in expected]
+
+    def gradients(outputs):
+        loss = sum((one * weight).real.sum() for one, weight in zip(outputs, weights, strict=True))
+        return torch.autograd.grad(loss, (a, b, h0))
+
+    naive = bk.linear_scan(a, b, h0, cu_seqlens=bounds, backend="naive")
+    for one, other, third in zip(found, expected, naive, strict=True):
+        assert torch.equal(one, other)
+        assert_close(third, one, "recurrence", dtype=dtype)
+    for one, other in zip(gradients(found), gradients(expected), strict=True):
+        assert_close(one, other)
+    if dtype != "bfloat16":
+        arrays = [m.detach().numpy() for m in (a, b, h0)]
+        for backend in (None, "naive"):
+            h, last = bk.linear_scan(*arrays, cu_seqlens=bounds.numpy(), backend=backend)
+            assert_close(h, found[0].detach().numpy(), "recurrence", dtype=dtype)
+            assert_close(last, found[1].detach().numpy(), "recurrence", dtype=dtype)
 
 
 def test_bfloat16_rounds_as_torch_does():

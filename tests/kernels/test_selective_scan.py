@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import bmojo_kernels as bk
 import pytest
 import torch
@@ -77,6 +79,10 @@ def test_gradcheck():
 def test_torch_knows_the_operator():
     x = inputs(2, 18, 3, 2, grad=True)
     torch.library.opcheck(torch.ops.bmojo.selective_scan.default, (*x.values(), True))
+    x = inputs(1, 18, 3, 2, grad=True)
+    x["h0"] = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
+    bounds = torch.tensor([0, 5, 5, 18])
+    torch.library.opcheck(torch.ops.bmojo.selective_scan.default, (*x.values(), True, bounds))
 
 
 @pytest.mark.slow
@@ -110,6 +116,37 @@ def test_chunks_give_the_full_pass_bit_for_bit(cut, seed):
     tail, end = bk.selective_scan(**{n: v[:, cut:] for n, v in part.items()}, A=x["A"], h0=carried)
     assert torch.equal(torch.cat([head, tail], 1), y)
     assert torch.equal(end, last)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_sequences_are_as_each_alone(dtype):
+    lengths = [5, 0, 16, 1, 40]
+    bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    x = inputs(1, sum(lengths), 7, 3, DTYPES[dtype], grad=True)
+    x["h0"] = inputs(len(lengths), 1, 7, 3, DTYPES[dtype], seed=3, grad=True)["h0"]
+    found = bk.selective_scan(**x, cu_seqlens=bounds)
+    parts = [
+        bk.selective_scan(
+            **{name: x[name][:, low:high] for name in ("u", "delta", "B", "C")},
+            A=x["A"],
+            h0=x["h0"][i : i + 1],
+        )
+        for i, (low, high) in enumerate(pairwise(bounds.tolist()))
+    ]
+    expected = torch.cat([y for y, _ in parts], 1), torch.cat([last for _, last in parts])
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    weights = [torch.randn_like(one) for one in expected]
+
+    def gradients(outputs):
+        loss = sum((one * weight).sum() for one, weight in zip(outputs, weights, strict=True))
+        return torch.autograd.grad(loss, list(x.values()))
+
+    for name, one, other in zip(NAMES, gradients(found), gradients(expected), strict=True):
+        assert_close(one, other, what=name)
+    naive = bk.selective_scan(**x, cu_seqlens=bounds, backend="naive")
+    assert_close(naive[0], found[0], "recurrence", dtype=dtype)
+    assert_close(naive[1], found[1], "recurrence", dtype=dtype)
 
 
 def test_numbers_of_threads_do_not_matter():

@@ -28,6 +28,7 @@ from bmojo_kernels.chunked import (
     sum_logs,
 )
 from bmojo_kernels.matmul import (
+    dot,
     multiply,
     multiply_lower,
     multiply_lower_part,
@@ -170,26 +171,35 @@ def forward(
 
 @numba.njit(cache=True, fastmath=FAST)
 def _weights_back(
-    D: Array, A: Array, P: Array, beta: Array, dA: Array, dP: Array, gain: Array, loss: Array, dbeta: Array
+    D: Array,
+    A: Array,
+    P: Array,
+    beta: Array,
+    dA: Array,
+    dP: Array,
+    gain: Array,
+    loss: Array,
+    dbeta: Array,
+    ones: Array,
 ) -> None:
     """Through `_system`, in place: `dA` and `dP` become the gradients of `K Kᵀ` and `Q Kᵀ`.
 
     They come as products with the errors: `dA[t, s]` lacks its sign and `dP[t, s]` the factor `beta_s`. `A`
-    is `K Kᵀ` here, `P` the weights of what is read.
+    is `K Kᵀ` here, `P` the weights of what is read; `A` and `D` are used up.
     """
     for t in range(len(gain)):
         d, a, p, da, dp = D[t], A[t], P[t], dA[t], dP[t]
-        total = 0 * d[0]
         for s in range(t):
-            change, weight = -da[s], beta[s]
-            overlap, shown = d[s] * a[s], dp[s] * weight
-            exponent = change * weight * overlap + shown * p[s]
-            dbeta[s] += change * overlap
-            loss[s] += exponent
-            total += exponent
-            da[s] = change * weight * d[s]
-            dp[s] = shown * d[s]
-        gain[t] += total
+            change, weight, fade = -da[s], beta[s], d[s]
+            overlap, shown = fade * a[s], dp[s] * weight
+            a[s] = change * overlap
+            d[s] = change * weight * overlap + shown * p[s]
+            da[s] = change * weight * fade
+            dp[s] = shown * fade
+        for s in range(t):
+            dbeta[s] += a[s]
+            loss[s] += d[s]
+        gain[t] += dot(d[:t], ones)
         dp[t] *= beta[t]
         width = -(-(t + 1) // 16) * 16
         da[t:width] = 0
@@ -216,11 +226,9 @@ def _written_back(dE: Array, beta: Array, R: Array, dR: Array, dbeta: Array) -> 
     """Through `E = beta R`."""
     for t in range(len(beta)):
         e, r, out, weight = dE[t], R[t], dR[t], beta[t]
-        total = 0 * weight
         for j in range(len(out)):
             out[j] += weight * e[j]
-            total += e[j] * r[j]
-        dbeta[t] += total
+        dbeta[t] += dot(e, r)
 
 
 @numba.njit(cache=True)
@@ -255,7 +263,7 @@ def _backward_task(
     S, G = scratch(2, V, K, dstate)
     carried = scratch(1, K, V, dstate)[0]
     since, until, minus, weight, gain, loss, before, spare, d_weight = scratch(1, 9, steps, dstate)[0]
-    total = np.empty(steps)
+    total, ones = np.empty(steps), np.ones(steps, dstate.dtype)
     load(dstate, G)
     transpose(G, carried)
     for index in range(-(-length // chunk) - 1, -1, -1):
@@ -297,7 +305,7 @@ def _backward_task(
 
         multiply_lower_part(dR[:m], r_turned[:, :m], dA[:m, :m])
         multiply_lower_part(dO[:m], r_turned[:, :m], dP[:m, :m])
-        _weights_back(D, A, P, weight, dA[:m, :m], dP[:m, :m], gain[:n], loss, d_weight)
+        _weights_back(D, A, P, weight, dA[:m, :m], dP[:m, :m], gain[:n], loss, d_weight, ones)
         multiply_lower(dP[:m, :m], Ks[:m], dQ[:m], False)
         multiply(dO[:m], S, read[:m], False)
         add_scaled(read, since[:n], Qs, dQ, gain)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
 from bmojo_kernels.gated_delta_scan import numba_cpu
-from bmojo_kernels.packing import chunk_rows, offsets
+from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.tasks import run_tasks
 
 __all__ = ["CHUNK", "gated_delta_scan_core"]
@@ -36,7 +36,7 @@ def gated_delta_scan_core(
     """
     rows = chunk_rows(q.shape[0], q.shape[1], cu_seqlens, CHUNK) if keep else 0
     o, last = empty_like(v), h0.clone(memory_format=torch.contiguous_format)
-    errors, states = empty_like(h0.new_empty(v.shape)), empty_like(h0.new_empty(rows, *h0.shape[1:]))
+    errors, states = empty_like(h0.new_empty(v.shape)), kept_rows(h0, rows, cu_seqlens)
     bounds, tasks, threads = _tasks(q, v, cu_seqlens)
     arrays = [_rows(m) for m in (q, k, v, log_decay, beta)]
     arrays += [as_numpy(last), _rows(o), _rows(errors), as_numpy(states), bounds]

@@ -15,7 +15,7 @@ from bmojo_kernels.bfloat16 import narrow
 from bmojo_kernels.chunked import FLOOR, chunks_before, load
 from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.gated_kalman_scan.naive import SMALLEST
-from bmojo_kernels.matmul import ACROSS, BYTES, padded, scratch, tile, transpose
+from bmojo_kernels.matmul import ACROSS, BYTES, dot, padded, scratch, tile, transpose
 
 __all__ = ["backward", "forward"]
 
@@ -79,9 +79,8 @@ def _update(H: Array, decay: float, k: Array, out: Array) -> float:
     for i in range(len(H)):
         before, row, weight = H[i], out[i], k[i]
         for j in range(len(row)):
-            value = decay * before[j] + weight * k[j]
-            row[j] = value
-            total += value * value
+            row[j] = decay * before[j] + weight * k[j]
+        total += dot(row, row)
     return total
 
 
@@ -172,12 +171,9 @@ def _step_back(
             left, right, one, other = z[r], x[r], half * z[r, i], half * x[r, i]
             for j in range(len(g)):
                 g[j] -= one * right[j] + other * left[j]
-        along, faded = 0 * decay, 0 * decay
-        for j in range(len(g)):
-            along += g[j] * k[j]
-            faded += g[j] * past[j]
+        along = dot(g, k)
         dk[i] = along + along
-        exponent += faded
+        exponent += dot(g, past)
         for j in range(len(g)):
             g[j] *= decay
     return decay * exponent
@@ -234,8 +230,7 @@ def _backward_task(
             pull = 0 * small
             if ridge * norm[s] > SMALLEST:
                 for i in range(sides):
-                    for j in range(keys):
-                        pull -= z[i, j] * solution[i, j]
+                    pull -= dot(z[i], solution[i])
                 pull = number(ridge) * pull / norm[s]
             dlog_decay[t] = _step_back(G, H[s + 1], H[s], pull, z, solution, key[s, 0], decay[s], d_key[0])
             for j in range(keys):

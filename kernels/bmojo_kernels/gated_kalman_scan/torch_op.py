@@ -9,7 +9,7 @@ from torch import Tensor
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
 from bmojo_kernels.checks import learning
 from bmojo_kernels.gated_kalman_scan import numba_cpu
-from bmojo_kernels.packing import chunk_rows, offsets
+from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.tasks import run_tasks
 
 __all__ = ["STRIDE", "kalman_solve", "kalman_solve_core"]
@@ -41,7 +41,7 @@ def kalman_solve_core(
     """Solutions, last H and, with `keep`, H before every `STRIDE` steps, counted sequence by sequence."""
     rows = chunk_rows(k.shape[0], k.shape[1], cu_seqlens, STRIDE) if keep else 0
     x, last = empty_like(H0.new_empty(r.shape)), H0.clone(memory_format=torch.contiguous_format)
-    copies = empty_like(H0.new_empty(rows, *H0.shape[1:]))
+    copies = kept_rows(H0, rows, cu_seqlens)
     bounds, tasks, threads = _tasks(k, cu_seqlens, steps)
     arrays = [*(_rows(m) for m in (k, log_decay, r)), as_numpy(last), _rows(x), as_numpy(copies), bounds]
     run_tasks(numba_cpu.forward, [*arrays, STRIDE, ridge, steps], tasks, threads)

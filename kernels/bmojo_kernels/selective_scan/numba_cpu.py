@@ -3,6 +3,7 @@
 Each of the N states is one row over the channels of the block, so that every operation is a vector one; what
 limits is the exponential of each state at each step. Backward computes the states once more, from copies
 that the forward pass leaves every `STRIDE` steps: memory is linear in T, and the copies are small beside `u`.
+Time is one axis for all sequences: (rows, d), and `bounds` (S + 1,) says where each begins.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from bmojo_kernels.bfloat16 import narrow, widen
+from bmojo_kernels.chunked import chunks_before
 from bmojo_kernels.exponential import exp2
+from bmojo_kernels.matmul import dot
 
 __all__ = ["STRIDE", "backward", "forward"]
 
@@ -40,28 +43,37 @@ def _load(u: Array, delta: Array, step: Array, drive: Array) -> None:
 
 @numba.njit(cache=True, parallel=True, fastmath=FAST)
 def forward(
-    u: Array, delta: Array, A: Array, B: Array, C: Array, state: Array, y: Array, copies: Array, width: int
+    u: Array,
+    delta: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    state: Array,
+    y: Array,
+    copies: Array,
+    bounds: Array,
+    width: int,
 ) -> None:
-    """Fill `y` (B, T, d), carry `state` (B, N, d), and keep its `copies` (B, T / STRIDE, N, d).
+    """Fill `y` (rows, d), carry `state` (S, N, d), and keep its `copies` (R, N, d), sequence by sequence.
 
     `A` is (N, d), in units of log 2. Where `copies` has no rows none are kept.
     """
-    batch, length, channels = u.shape
+    channels = u.shape[1]
     pieces = -(-channels // width)
-    for task in prange(batch * pieces):
+    for task in prange((len(bounds) - 1) * pieces):
         i, low = task // pieces, task % pieces * width
-        high = min(low + width, channels)
+        high, begin, row = min(low + width, channels), bounds[i], chunks_before(bounds, i, STRIDE)
         rates, h = A[:, low:high].copy(), state[i, :, low:high].copy()
         step, drive, total = np.empty_like(h[0]), np.empty_like(h[0]), np.empty_like(h[0])
-        for t in range(length):
-            if t % STRIDE == 0 and t // STRIDE < copies.shape[1]:
-                copies[i, t // STRIDE, :, low:high] = h
-            _load(u[i, t, low:high], delta[i, t, low:high], step, drive)
+        for t in range(begin, bounds[i + 1]):
+            if (t - begin) % STRIDE == 0 and len(copies) > 0:
+                copies[row + (t - begin) // STRIDE, :, low:high] = h
+            _load(u[t, low:high], delta[t, low:high], step, drive)
             total[:] = 0
             for n in range(len(rates)):
-                _step(rates[n], step, drive, widen(B[i, t, n]), widen(C[i, t, n]), h[n], total)
+                _step(rates[n], step, drive, widen(B[t, n]), widen(C[t, n]), h[n], total)
             for k in range(high - low):
-                y[i, t, low + k] = narrow(total[k], y[i, t, low + k])
+                y[t, low + k] = narrow(total[k], y[t, low + k])
         state[i, :, low:high] = h
 
 
@@ -73,25 +85,12 @@ def _replay(A: Array, delta: Array, drive: Array, b: float, before: Array, decay
 
 
 @numba.njit(fastmath=FAST, inline="always")
-def _read_back(dy: Array, h: Array, c: float, g: Array) -> float:
-    """Through `y = C h`: the gradient of `h`, and that of `C`."""
-    total = dy[0] * h[0]
-    for k in range(1, len(g)):
-        total += dy[k] * h[k]
+def _state_back(dy: Array, c: float, b: float, g: Array, d_drive: Array) -> None:
+    """Through `y = C h` to the gradient `g` of `h`, and through `drive B` to that of `drive`."""
     for k in range(len(g)):
-        g[k] += dy[k] * c
-    return total
-
-
-@numba.njit(fastmath=FAST, inline="always")
-def _drive_back(drive: Array, b: float, g: Array, d_drive: Array) -> float:
-    """Through `drive B`: the gradient of `drive`, and that of `B`."""
-    total = g[0] * drive[0]
-    for k in range(1, len(g)):
-        total += g[k] * drive[k]
-    for k in range(len(g)):
-        d_drive[k] += g[k] * b
-    return total
+        value = g[k] + dy[k] * c
+        g[k] = value
+        d_drive[k] += value * b
 
 
 @numba.njit(fastmath=FAST, inline="always")
@@ -123,18 +122,20 @@ def backward(
     dA: Array,
     dB: Array,
     dC: Array,
+    bounds: Array,
     width: int,
 ) -> None:
-    """Fill the gradients and carry `dstate` (B, N, d) back to that of the first state.
+    """Fill the gradients and carry `dstate` (S, N, d) back to that of the first states.
 
-    `dA` is (B, N, d); `dB` and `dC` are (pieces, B, T, N), one for each block of channels: the sums over
-    both are left to the caller.
+    `dA` is (S, N, d); `dB` and `dC` are (pieces, rows, N), one for each block of channels: the sums over both
+    are left to the caller.
     """
-    batch, length, channels = u.shape
+    channels = u.shape[1]
     states, pieces = len(A), -(-channels // width)
-    for task in prange(batch * pieces):
+    for task in prange((len(bounds) - 1) * pieces):
         i, piece = task // pieces, task % pieces
         low, high = piece * width, min(piece * width + width, channels)
+        begin, length, row = bounds[i], bounds[i + 1] - bounds[i], chunks_before(bounds, i, STRIDE)
         rates, natural = A[:, low:high].copy(), A_natural[:, low:high].copy()
         g, own = dstate[i, :, low:high].copy(), np.zeros_like(rates)
         h = np.empty((STRIDE + 1, *rates.shape), rates.dtype)
@@ -142,28 +143,29 @@ def backward(
         step, drive = np.empty((STRIDE, high - low), rates.dtype), np.empty((STRIDE, high - low), rates.dtype)
         seen, d_drive, d_step = np.empty_like(step[0]), np.empty_like(step[0]), np.empty_like(step[0])
         for block in range(-(-length // STRIDE) - 1, -1, -1):
-            start = block * STRIDE
-            count = min(STRIDE, length - start)
-            h[0] = copies[i, block, :, low:high]
+            start = begin + block * STRIDE
+            count = min(STRIDE, begin + length - start)
+            h[0] = copies[row + block, :, low:high]
             for s in range(count):
                 t = start + s
-                _load(u[i, t, low:high], delta[i, t, low:high], step[s], drive[s])
+                _load(u[t, low:high], delta[t, low:high], step[s], drive[s])
                 for n in range(states):
-                    _replay(rates[n], step[s], drive[s], widen(B[i, t, n]), h[s, n], decay[s, n], h[s + 1, n])
+                    _replay(rates[n], step[s], drive[s], widen(B[t, n]), h[s, n], decay[s, n], h[s + 1, n])
             for s in range(count - 1, -1, -1):
                 t = start + s
                 for k in range(high - low):
-                    seen[k] = widen(dy[i, t, low + k])
+                    seen[k] = widen(dy[t, low + k])
                 d_drive[:] = 0
                 d_step[:] = 0
                 for n in range(states):
-                    dC[piece, i, t, n] = _read_back(seen, h[s + 1, n], widen(C[i, t, n]), g[n])
-                    dB[piece, i, t, n] = _drive_back(drive[s], widen(B[i, t, n]), g[n], d_drive)
+                    dC[piece, t, n] = dot(seen, h[s + 1, n])
+                    _state_back(seen, widen(C[t, n]), widen(B[t, n]), g[n], d_drive)
+                    dB[piece, t, n] = dot(g[n], drive[s])
                     _decay_back(natural[n], step[s], h[s, n], decay[s, n], g[n], d_step, own[n])
                 for k in range(high - low):
                     place = low + k
-                    du[i, t, place] = narrow(d_drive[k] * step[s, k], du[i, t, place])
-                    d_step[k] += d_drive[k] * widen(u[i, t, place])
-                    d_delta[i, t, place] = narrow(d_step[k], d_delta[i, t, place])
+                    du[t, place] = narrow(d_drive[k] * step[s, k], du[t, place])
+                    d_step[k] += d_drive[k] * widen(u[t, place])
+                    d_delta[t, place] = narrow(d_step[k], d_delta[t, place])
         dstate[i, :, low:high] = g
         dA[i, :, low:high] = own

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmojo_kernels.backends import choose
-from bmojo_kernels.checks import learning
+from bmojo_kernels.checks import alike, learning
+from bmojo_kernels.packing import apart, check_packing, sequence_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ def selective_scan(
     delta_softplus: bool = False,
     h0: Tensor | None = None,
     *,
+    cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Selective state-space scan: `N` states for each of `d` channels, driven and read through the input.
@@ -48,7 +50,10 @@ def selective_scan(
     delta_bias : Tensor, shape (d,), optional
     delta_softplus : bool
     h0 : Tensor, shape (B, d, N), optional
-        State before the first step; zero when left out.
+        State before the first step, one for each sequence; zero when left out.
+    cu_seqlens : Tensor, shape (S + 1,), optional
+        Where packed sequences begin, and the end: int32 or int64, from 0 to T, with a batch of 1. There are S
+        states then, (S, d, N).
     backend : {None, "naive", "numba", "triton"}
         What runs it; the compiled kernel of the device when left out.
 
@@ -79,23 +84,29 @@ def selective_scan(
     import torch
     from torch.nn import functional as F
 
-    _check(u, delta, A, B, C, D, z, delta_bias, h0)
+    delta, B, C = alike(u, delta, B, C)
+    _check(u, delta, A, B, C, D, z, delta_bias, h0, cu_seqlens)
     state = torch.float32 if u.dtype is torch.bfloat16 else u.dtype
+    count = sequence_count(u.shape[0], cu_seqlens)
     step = delta if delta_bias is None else delta + delta_bias.to(delta.dtype)
     step = F.softplus(step) if delta_softplus else step
-    start = u.new_zeros(u.shape[0], *A.shape, dtype=state) if h0 is None else h0.to(state)
+    start = u.new_zeros(count, *A.shape, dtype=state) if h0 is None else h0.to(state)
     inputs = (u, step, A.to(state), B, C, start)
     chosen = choose("selective_scan", u.device.type, backend, u.dtype)
     if chosen == "naive":
         from bmojo_kernels.selective_scan.naive import selective_scan_naive
 
-        y, last = selective_scan_naive(*(x.to(state) for x in inputs))
+        def scan(u: Tensor, step: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+            return selective_scan_naive(u, step, A.to(state), B, C, h0)
+
+        wide = [x.to(state) for x in (u, step, B, C)]
+        y, last = apart("selective_scan", scan, wide, [start], cu_seqlens)
         y = y.to(u.dtype)
     else:
         from bmojo_kernels.dispatch import through
         from bmojo_kernels.selective_scan.torch_op import selective_scan_core
 
-        y, last, _ = through(selective_scan_core, chosen, u)(*inputs, learning(*inputs))
+        y, last, _ = through(selective_scan_core, chosen, u)(*inputs, learning(*inputs), cu_seqlens)
     if D is not None:
         y = y + D.to(u.dtype) * u
     return (y if z is None else y * F.silu(z)), last
@@ -111,12 +122,14 @@ def _check(
     z: Tensor | None,
     delta_bias: Tensor | None,
     h0: Tensor | None,
+    cu_seqlens: Tensor | None,
 ) -> None:
     if u.ndim != 3 or A.ndim != 2:
         raise ValueError(
             f"selective_scan: u {tuple(u.shape)} and A {tuple(A.shape)} came; (B, T, d) and (d, N) are "
             "needed."
         )
+    check_packing("selective_scan", u.shape[0], cu_seqlens)
     (batch, length, channels), states = u.shape, A.shape[1]
     needed = {
         "delta": (delta, (batch, length, channels)),
@@ -126,7 +139,7 @@ def _check(
         "D": (D, (channels,)),
         "z": (z, (batch, length, channels)),
         "delta_bias": (delta_bias, (channels,)),
-        "h0": (h0, (batch, channels, states)),
+        "h0": (h0, (sequence_count(batch, cu_seqlens), channels, states)),
     }
     for name, (x, shape) in needed.items():
         if x is not None and tuple(x.shape) != shape:

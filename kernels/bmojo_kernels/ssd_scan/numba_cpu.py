@@ -27,6 +27,7 @@ from bmojo_kernels.chunked import (
     sum_logs,
 )
 from bmojo_kernels.matmul import (
+    dot,
     multiply,
     multiply_lower,
     multiply_lower_part,
@@ -171,22 +172,22 @@ def forward(
 
 
 @numba.njit(cache=True, fastmath=FAST)
-def _weights_back(M: Array, D: Array, dW: Array, dM: Array, gain: Array, loss: Array) -> None:
+def _weights_back(M: Array, D: Array, dW: Array, dM: Array, gain: Array, loss: Array, ones: Array) -> None:
     """Through `W = M * D`: add to the gradient of `M`, and to what each step's decays gain and lose.
 
+    `dW` is used up.
     An entry (t, s) holds the decays of the steps s + 1 ... t: it counts from t on, and no more from s on.
     """
     for t in range(len(gain)):
         m, d, w, out = M[t], D[t], dW[t], dM[t]
-        total = 0 * m[0]
         for s in range(t):
             change = w[s] * d[s]
             out[s] += change
-            exponent = change * m[s]
-            loss[s] += exponent
-            total += exponent
+            w[s] = change * m[s]
+        for s in range(t):
+            loss[s] += w[s]
         out[t] += w[t]
-        gain[t] += total
+        gain[t] += dot(w[:t], ones)
 
 
 @numba.njit(cache=True)
@@ -220,6 +221,7 @@ def _backward_task(
     )
     total, since, until = np.empty(steps), np.empty(steps, dstate.dtype), np.empty(steps, dstate.dtype)
     gain, loss, before = scratch(1, 3, steps, dstate)[0]
+    ones = np.ones(steps, dstate.dtype)
     for h in range(heads):
         load(dstate[h], carried[h])
     for index in range(-(-length // chunk) - 1, -1, -1):
@@ -252,7 +254,7 @@ def _backward_task(
             store(dX, dx[start:stop, h])
             transpose(X[:m], x_turned[:, :m])
             multiply_lower_part(dY[:m], x_turned[:, :m], dW[:m, :m])
-            _weights_back(M, D, dW, dM, gain[:n], loss)
+            _weights_back(M, D, dW, dM, gain[:n], loss, ones)
             multiply(dY[:m], state, read[:m], False)
             add_scaled(read, since[:n], Cs, dCs, gain)
             scale_rows(X, until[:n], late[:m])

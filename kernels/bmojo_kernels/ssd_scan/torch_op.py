@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
 from bmojo_kernels.dispatch import register_triton, through
-from bmojo_kernels.packing import chunk_rows, offsets
+from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.ssd_scan import numba_cpu
 from bmojo_kernels.tasks import run_tasks
 
@@ -38,7 +38,7 @@ def ssd_scan_core(
     """
     rows = chunk_rows(x.shape[0], x.shape[1], cu_seqlens, chunk) if keep else 0
     y, last = empty_like(x), h0.clone(memory_format=torch.contiguous_format)
-    states = empty_like(h0.new_empty(rows, *h0.shape[1:]))
+    states = kept_rows(h0, rows, cu_seqlens)
     bounds, width, tasks, threads = _tasks(x, B, cu_seqlens)
     arrays = [_rows(m) for m in (x, log_decay, B, C)]
     arrays += [as_numpy(last), _rows(y), as_numpy(states), bounds]
