@@ -34,7 +34,7 @@ class Means(NamedTuple):
         """
         share = self.lengths / self.lengths.sum()
         u = share @ self.u
-        away = np.vstack([(self.u - u).T, np.zeros((0, len(self.u)))])
+        away = (self.u - u).T
         driven = B @ away + transients / np.sqrt(self.lengths)
         state = scipy.linalg.lstsq(np.eye(len(A)) - A, driven, cond=1e-10)[0]
         return u, share @ (self.y - (C @ state + D @ away).T)
