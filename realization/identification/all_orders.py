@@ -71,7 +71,8 @@ def subspace_orders(
     Parameters
     ----------
     data : IOData
-        Output-only records are taken too.
+        Output-only records are taken too. Several experiments are kept apart; of a record with missing
+        outputs the stretches without gaps count as experiments (`gap_free`).
     orders : sequence of int
     block_rows : int, optional
         Block rows of the past and of the future; chosen from the record's length when left out.

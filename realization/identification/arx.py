@@ -76,6 +76,7 @@ def arx(
     Parameters
     ----------
     data : IOData
+        Rows that would reach into another experiment, or over a missing output, are left out.
     na : int, optional
         Lags of the outputs. When left out, `na = nb` is chosen by `select`.
     nb : int, optional

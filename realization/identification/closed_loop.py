@@ -89,7 +89,8 @@ def ssarx(
     Parameters
     ----------
     data : IOData
-        Recorded in closed or open loop; output-only records are taken too.
+        Recorded in closed or open loop; output-only records are taken too. Several experiments are kept
+        apart; of a record with missing outputs the stretches without gaps count as experiments.
     order : int, optional
         States; when left out, the larger of two counts: canonical correlations of the past with what is
         left of the future that exceed what independent noise shows, and the number of canonical variates
@@ -165,7 +166,8 @@ def pbsid(
     Parameters
     ----------
     data : IOData
-        Recorded in closed or open loop; output-only records are taken too.
+        Recorded in closed or open loop; output-only records are taken too. Several experiments are kept
+        apart; of a record with missing outputs the stretches without gaps count as experiments.
     order : int, optional
         States; when left out, the larger of two counts: canonical correlations of the past with what is
         left of the future that exceed what independent noise shows, and the number of canonical variates

@@ -9,8 +9,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.errors import RealizationError
 from realization.filtering.observations import observations
-from realization.filtering.recursion import transient
+from realization.filtering.recursion import Transient, transient
 from realization.identification.regression import scaled_least_squares
 from realization.signals.data import IOData
 from realization.signals.spans import complete_rows, spans_of
@@ -44,21 +45,31 @@ def filtered_over_gaps(
 
     The innovations are linear in the first state, $e_t(x_0) = \bar e_t - C_J \Phi_t x_0$ with
     $\Phi_{t+1} = (A - \Gamma_t C_J) \Phi_t$ and the gains $\Gamma_t$ of the filter, which do not depend on
-    it.
+    it. They are infinite where the filter overflows.
     """
-    model = InnovationsModel(A, B, C, D, K=K, Re=Re)
-    seen = observations(model, IOData(y, u if u.shape[1] else None, missing=True), "identify")
-    # A first sample that is said to be incomplete keeps the recursion from stopping at a settled gain.
-    whole = seen._replace(complete_from=len(y))
-    n = len(A)
-    passed = transient(model, whole, np.zeros(n), np.zeros((n, n)), square_root=False, caller="identify")
-    there = ~np.isnan(y)
+    there, n = ~np.isnan(y), len(A)
+    overflown = Passed(np.where(there, np.inf, 0.0), np.zeros(n), np.broadcast_to(Re, (len(y), *Re.shape)))
+    try:
+        passed = _passed(InnovationsModel(A, B, C, D, K=K, Re=Re), u, y)
+    except RealizationError:
+        return overflown
     e, x0 = np.where(there, passed.innovations, 0.0), np.zeros(n)
     if n:
         basis = _sensed(A, C, passed.gains, there).reshape(-1, n)
+        if not (np.isfinite(e).all() and np.isfinite(basis).all()):
+            return overflown
         x0 = scaled_least_squares(basis, e.reshape(-1))
         e = e - (basis @ x0).reshape(e.shape)
     return Passed(e, x0, C @ passed.covariances @ C.T + Re)
+
+
+def _passed(model: InnovationsModel, u: Array, y: Array) -> Transient:
+    """The filter at every sample, from a first state that is known to be zero."""
+    seen = observations(model, IOData(y, u if u.shape[1] else None, missing=True), "identify")
+    # A first sample that is said to be incomplete keeps the recursion from stopping at a settled gain.
+    whole = seen._replace(complete_from=len(y))
+    n = model.n_states
+    return transient(model, whole, np.zeros(n), np.zeros((n, n)), square_root=False, caller="identify")
 
 
 @numba.njit(cache=True)

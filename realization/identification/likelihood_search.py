@@ -7,6 +7,7 @@ $R_e = L T T^\top L^\top$ with $T$ lower triangular, logarithms on its diagonal.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from realization.errors import RealizationError
+from realization.errors import ConvergenceWarning, RealizationError
 from realization.filtering.likelihood import log_likelihood
 from realization.filtering.smoother import kalman_smoother
 from realization.identification.coordinates import Along, Coordinates
@@ -210,9 +211,17 @@ def observed_information(point: Point, slope: Array, Re: Array, scaled: Scaling,
         shift = STEP * np.eye(1, size, k)[0]
         ahead, behind = problem.at(shift, _anywhere), problem.at(-shift, _anywhere)
         if ahead is None or behind is None:
-            return np.full((slope.shape[1],) * 2, np.nan)
+            warnings.warn(
+                "the likelihood has no curvature at this model; the covariance is that of the record with "
+                "its gaps filled, and too small. Begin with another model or take a lower order.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+            return problem.unit @ problem.unit.T
         curvature[k] = (ahead.gradient - behind.gradient) / (2 * STEP)
     values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+    # Short of a minimum some are negative; what nothing is known about counts as known, as without gaps.
+    values = np.abs(values)
     held = values > 1e-8 * values.max()
     covariance = (vectors[:, held] / values[held]) @ vectors[:, held].T
     return problem.unit @ covariance[: problem.free, : problem.free] @ problem.unit.T

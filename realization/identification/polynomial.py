@@ -87,7 +87,7 @@ def armax(
     Parameters
     ----------
     data : IOData
-        With one output.
+        With one output. Each of several experiments has a first state of its own; outputs may be missing.
     na : int
         Degree of $A = 1 + a_1 q^{-1} + \dots$
     nb : int or sequence of int
@@ -146,7 +146,7 @@ def oe(data: IOData | ArrayLike, nb: Lags, nf: Lags, *, nk: Lags = 1) -> Polynom
     Parameters
     ----------
     data : IOData
-        With one output.
+        With one output. Each of several experiments has a first state of its own; outputs may be missing.
     nb : int or sequence of int
         Coefficients of each $B_i$.
     nf : int or sequence of int
@@ -197,7 +197,7 @@ def bj(data: IOData | ArrayLike, nb: Lags, nc: int, nd: int, nf: Lags, *, nk: La
     Parameters
     ----------
     data : IOData
-        With one output.
+        With one output. Each of several experiments has a first state of its own; outputs may be missing.
     nb : int or sequence of int
         Coefficients of each $B_i$.
     nc, nd : int

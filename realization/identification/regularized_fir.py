@@ -82,6 +82,7 @@ def regularized_fir(
     Parameters
     ----------
     data : IOData
+        Rows without all inputs before them in their experiment, or without an output, are left out.
     length : int, optional
         Taps; a quarter of the record, at most 60, when left out.
     kernel : {"TC", "DC", "SS"}

@@ -86,7 +86,7 @@ def residual_tests(
     ----------
     model : InnovationsModel
     data : IOData
-        Best one that the model was not estimated from.
+        Best one that the model was not estimated from. Experiments and missing outputs are taken.
     lags : int
         Largest lag `L`; lowered to a quarter of the record.
     level : float

@@ -93,7 +93,8 @@ def n4sid(
     Parameters
     ----------
     data : IOData
-        Output-only records are taken too.
+        Output-only records are taken too. Several experiments are kept apart; of a record with missing
+        outputs the stretches without gaps count as experiments (`gap_free`).
     order : int, optional
         States; when left out, the larger of two counts: canonical correlations of past and future that
         exceed what independent noise shows (1.5 times the edge of the limiting law of their squares), and

@@ -224,7 +224,8 @@ def uncertainty(
     model : InnovationsModel
         Of minimal order; `D = 0` counts as known.
     data : IOData
-        The record that it was estimated from.
+        The record that it was estimated from. With missing outputs the covariance is the inverse curvature of
+        the likelihood of what was measured.
     focus : {"prediction", "simulation"}
         What it was fitted to. A simulation model (`K = 0`) needs `"simulation"`.
 

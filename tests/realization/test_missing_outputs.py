@@ -130,6 +130,15 @@ class TestFilter:
         model = rz.InnovationsModel(*matrices)
         assert_close(np.where(data.observed, data.y - model.simulate(data.u, x0, starts=data.starts), 0.0), e)
 
+    def test_what_overflows_is_no_error(self):
+        data = record(400, 0.2, 29)
+        one, none = np.ones((1, 1)), np.zeros((1, 1))
+        e, _ = one_step_innovations(60 * one, one, one, none, none, data.u, data.y)
+        assert np.isinf(e[data.observed]).all()
+        # With noise on the state a gap makes it uncertain, and the gain that follows is a stable one.
+        e, _ = one_step_innovations(60 * one, one, one, none, one, data.u, data.y)
+        assert np.isfinite(e).all()
+
     def test_errors_and_fits_over_gaps(self):
         data = record(300, 0.3, 7)
         scaled = scale(data, "test")
