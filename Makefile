@@ -50,6 +50,10 @@ docs: $(VENV)/stamp-docs  ## build the documentation into docs/_build/html
 bench: $(VENV)/stamp-bench  ## run the benchmarks, one JSON file each under benchmarks/results
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+# Needs no installation: on a machine with a GPU, its own python3 with torch and Triton will do.
+gpu-check:  ## on a machine with a GPU: are its kernels right, and how fast (GPU_PYTHON=..., GPU_OPTIONS=--dry)
+	PYTHONPATH=.:kernels $(or $(GPU_PYTHON),$(PYTHON)) benchmarks/gpu_check.py $(GPU_OPTIONS)
+
 goals: $(BIN)/python  ## print every measured row with its goal, and what is met
 	$(BIN)/python benchmarks/goals.py
 
@@ -59,4 +63,4 @@ notebook: $(VENV)/stamp-notebooks  ## open the notebooks in Jupyter
 clean:  ## remove what was built (the environment stays)
 	rm -rf out docs/_build docs/_generated .pytest_cache .ruff_cache
 
-.PHONY: help demo test test-all lint format docs bench goals notebook clean
+.PHONY: help demo test test-all lint format docs bench gpu-check goals notebook clean

@@ -1,11 +1,14 @@
-"""Triton's kernels in its interpreter against the oracles, for values and gradients; small and odd.
+"""Triton's kernels against the oracles, for values and gradients; small and odd.
 
-Run by `test_interpreted.py` in a process of its own: the interpreter is chosen before Triton is loaded.
+Without a GPU in Triton's interpreter, run by `test_interpreted.py` in a process of its own, because the
+interpreter is chosen before Triton is loaded. On one (`BMOJO_DEVICE=cuda`) as they are shipped, run by
+`make gpu-check`.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from importlib import import_module
 
 import bmojo_kernels as bk
@@ -22,7 +25,10 @@ from triton.runtime import interpreter
 
 from tests.tolerances import assert_close
 
-LENGTHS = (1, 2, 15, 16, 17, 37)
+DEVICE = os.environ.get("BMOJO_DEVICE", "cpu")
+ON_GPU = DEVICE != "cpu"
+LENGTHS = (1, 2, 63, 64, 65, 1000) if ON_GPU else (1, 2, 15, 16, 17, 37)
+LONG = 300 if ON_GPU else 37
 PACKED = (0, 5, 5, 6, 21)
 
 
@@ -33,6 +39,8 @@ def kernels(operation):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Small tiles, and scans that the interpreter takes row by row and not number by number."""
+    if ON_GPU:
+        return
 
     def scan(self, inputs):
         rows = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
@@ -61,7 +69,7 @@ def poisoned(monkeypatch):
     """What a kernel forgets to write is NaN."""
     empty, empty_like = torch.Tensor.new_empty, torch.empty_like
 
-    def spoiled(x):
+    def spoiled(x: torch.Tensor) -> torch.Tensor:
         return x.fill_(float("nan")) if x.is_floating_point() or x.is_complex() else x
 
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: spoiled(empty(*a, **k)))
@@ -76,7 +84,7 @@ def numbers(*shape, dtype=torch.float32, low=None, seed=0):
         x = torch.randn(*shape, 2, generator=rng, dtype=wide)
     else:
         x = low + (1 - low) * torch.rand(*shape, 2, generator=rng, dtype=wide)
-    return x.to(dtype)[..., 0]
+    return x.to(DEVICE, dtype)[..., 0]
 
 
 def compare(forward, backward, oracle, inputs, dtype):
@@ -103,7 +111,7 @@ def compare(forward, backward, oracle, inputs, dtype):
 
 
 def scan_case(B, T, C, dtype, cu=None, decays=None):
-    module, bounds = kernels("linear_scan"), None if cu is None else torch.tensor(cu)
+    module, bounds = kernels("linear_scan"), None if cu is None else torch.tensor(cu, device=DEVICE)
     state = torch.float32 if dtype is torch.bfloat16 else dtype
     a = numbers(B, T, C, dtype=dtype, low=0.0) if decays is None else decays
     inputs = (a, numbers(B, T, C, dtype=dtype), numbers(B if cu is None else len(cu) - 1, C, dtype=state))
@@ -128,7 +136,7 @@ def test_linear_scan(T):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64])
 def test_linear_scan_dtypes(dtype):
-    scan_case(1, 37, 7, dtype)
+    scan_case(1, LONG, 7, dtype)
 
 
 def test_linear_scan_packed_and_wide():
@@ -137,13 +145,13 @@ def test_linear_scan_packed_and_wide():
 
 
 def test_linear_scan_extreme_gates():
-    decays = numbers(1, 37, 3, low=0.0)
+    decays = numbers(1, LONG, 3, low=0.0)
     decays[:, ::5], decays[:, 1::5] = 0, 1
-    scan_case(1, 37, 3, torch.float32, decays=decays)
+    scan_case(1, LONG, 3, torch.float32, decays=decays)
 
 
 def selective_case(B, T, d, N, dtype, cu=None, steps=None):
-    module, bounds = kernels("selective_scan"), None if cu is None else torch.tensor(cu)
+    module, bounds = kernels("selective_scan"), None if cu is None else torch.tensor(cu, device=DEVICE)
     delta = numbers(B, T, d, dtype=dtype, low=0.0) if steps is None else steps
     inputs = (
         numbers(B, T, d, dtype=dtype), delta, -numbers(d, N, low=0.1), numbers(B, T, N, dtype=dtype),
@@ -165,7 +173,7 @@ def selective_case(B, T, d, N, dtype, cu=None, steps=None):
     )
 
 
-@pytest.mark.parametrize("T", [1, 16, 37])
+@pytest.mark.parametrize("T", LENGTHS[:1] + LENGTHS[3:4] + (LONG,))
 def test_selective_scan(T):
     selective_case(2, T, 5, 3, torch.float32)
 
@@ -176,13 +184,13 @@ def test_selective_scan_in_bfloat16_and_packed():
 
 
 def test_selective_scan_extreme_steps():
-    steps = numbers(1, 37, 3, low=0.0)
+    steps = numbers(1, LONG, 3, low=0.0)
     steps[:, ::5], steps[:, 1::5] = 1e4, 0
-    selective_case(1, 37, 3, 2, torch.float32, steps=steps)
+    selective_case(1, LONG, 3, 2, torch.float32, steps=steps)
 
 
 def conv_case(B, T, C, K, dtype, silu, cu=None, more=True):
-    module, bounds = kernels("causal_conv1d"), None if cu is None else torch.tensor(cu)
+    module, bounds = kernels("causal_conv1d"), None if cu is None else torch.tensor(cu, device=DEVICE)
     entries = B if cu is None else len(cu) - 1
     inputs = (
         numbers(B, T, C, dtype=dtype), numbers(C, K, dtype=dtype), numbers(C, dtype=dtype) if more else None,
@@ -215,7 +223,7 @@ def test_causal_conv1d_plain_packed_and_in_bfloat16():
 
 
 def ssd_case(B, T, H, G, P, N, dtype, cu=None, logs=None, chunk=16):
-    module, bounds = kernels("ssd_scan"), None if cu is None else torch.tensor(cu)
+    module, bounds = kernels("ssd_scan"), None if cu is None else torch.tensor(cu, device=DEVICE)
     inputs = (
         numbers(B, T, H, P, dtype=dtype), -numbers(B, T, H, low=0.0) if logs is None else logs,
         numbers(B, T, G, N, dtype=dtype), numbers(B, T, G, N, dtype=dtype, seed=1),
@@ -230,7 +238,7 @@ def ssd_case(B, T, H, G, P, N, dtype, cu=None, logs=None, chunk=16):
     )
 
 
-@pytest.mark.parametrize("T", [1, 16, 37])
+@pytest.mark.parametrize("T", LENGTHS[:1] + LENGTHS[3:4] + (LONG,))
 def test_ssd_scan(T):
     ssd_case(2, T, 2, 1, 5, 7, torch.float32)
 
@@ -242,16 +250,16 @@ def test_ssd_scan_in_bfloat16_packed_and_wide():
 
 
 def test_ssd_scan_extreme_gates():
-    logs = -numbers(1, 37, 2, low=0.0)
+    logs = -numbers(1, LONG, 2, low=0.0)
     logs[:, ::5], logs[:, 1::5] = -1e4, 0
-    ssd_case(1, 37, 2, 1, 5, 7, torch.float32, logs=logs)
+    ssd_case(1, LONG, 2, 1, 5, 7, torch.float32, logs=logs)
 
 
 def attention_case(
     T=18, *, B=1, H=2, G=1, window=6, chunk=4, places=5, start=0, S=None, own=False, pool=0, few=3,
     cu=None, dtype=torch.float32,
 ):  # fmt: skip
-    module, bounds = kernels("memory_attention"), None if cu is None else torch.tensor(cu)
+    module, bounds = kernels("memory_attention"), None if cu is None else torch.tensor(cu, device=DEVICE)
     S, d, dv = S or T, 5, 7
 
     def of(*shape, seed=0):
@@ -297,7 +305,7 @@ def eidetic_index(B, T, window, chunk, places, start, S, cu):
             eligible = np.arange(oldest, max(oldest, low + (c + 1) * chunk - window))
             kept = np.sort(rng.permutation(eligible)[:places])
             rows.append(np.pad(kept, (0, places - len(kept)), constant_values=-1))
-    return torch.from_numpy(np.stack(rows)).expand(B, -1, -1).clone()
+    return torch.from_numpy(np.stack(rows)).expand(B, -1, -1).clone().to(DEVICE)
 
 
 def test_memory_attention():
@@ -320,10 +328,16 @@ def test_memory_attention_in_bfloat16():
     attention_case(B=2, T=9, dtype=torch.bfloat16)
 
 
+@pytest.mark.skipif(not ON_GPU, reason="takes the interpreter minutes")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_attention_over_several_tiles(dtype):
+    attention_case(B=1, T=150, H=4, G=2, window=40, chunk=20, places=30, dtype=dtype)
+
+
 def test_memory_attention_with_nothing_to_see():
     module = kernels("memory_attention")
     q, k = numbers(1, 3, 2, 5), numbers(1, 3, 1, 5)
-    hidden = torch.full((1, 2), -torch.inf)
+    hidden = torch.full((1, 2), -torch.inf, device=DEVICE)
     nothing = (None,) * 7
     inputs = (q, k, k, *nothing, None, k[:, :2], k[:, :2], hidden, None, None, None, 1, 1, 0, 1.0)
     out, lse = module.forward(*inputs)
@@ -340,9 +354,23 @@ def test_the_public_function_interprets_where_asked(operation):
         "selective_scan": lambda: (x, x, -x[0, :3], x, x),
         "ssd_scan": lambda: (x.unsqueeze(-1), -x, x, x),
     }[operation]()
-    results = [getattr(bk, operation)(*arguments, backend=name) for name in ("triton", "naive", "numba")]
+    backends = ("triton", "naive") if ON_GPU else ("triton", "naive", "numba")
+    results = [getattr(bk, operation)(*arguments, backend=name) for name in backends]
     gradients = [torch.autograd.grad(y.sum() + last.square().sum(), x)[0] for y, last in results]
-    for i in (1, 2):
+    for i in range(1, len(results)):
         assert_close(results[0][0], results[i][0], "recurrence")
         assert_close(results[0][1], results[i][1], "recurrence")
         assert_close(gradients[0], gradients[i], "recurrence")
+
+
+@pytest.mark.skipif(not ON_GPU, reason="what the device compiles")
+def test_gradients_of_a_compiled_graph():
+    x = numbers(2, 65, 3, low=0.0).requires_grad_()
+
+    def model(x):
+        h, last = bk.linear_scan(torch.sigmoid(x), 2 * x)
+        y, state = bk.ssd_scan(h.unsqueeze(-1), -x, x, x)
+        return y.sum() + last.sum() + state.square().sum()
+
+    found = torch.autograd.grad(torch.compile(model, fullgraph=True)(x), x)[0]
+    assert_close(found, torch.autograd.grad(model(x), x)[0], "recurrence")
