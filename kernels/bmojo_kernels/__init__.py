@@ -1,7 +1,7 @@
 """Recurrences and selections: a naive oracle and a compiled kernel behind one function each."""
 
 from bmojo_kernels.backends import backend_for
-from bmojo_kernels.causal_conv1d.op import causal_conv1d
+from bmojo_kernels.causal_conv1d.op import causal_conv1d, causal_conv1d_step
 from bmojo_kernels.gated_delta_scan.op import gated_delta_scan, gated_delta_step
 from bmojo_kernels.gated_kalman_scan.op import gated_kalman_scan, gated_kalman_step
 from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, selection_priority
@@ -16,6 +16,7 @@ __all__ = [
     "KeptSet",
     "backend_for",
     "causal_conv1d",
+    "causal_conv1d_step",
     "gated_delta_scan",
     "gated_delta_step",
     "gated_kalman_scan",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bmojo_kernels.backends import choose, is_tensor
+from bmojo_kernels.backends import as_numpy, choose, empty_like, is_tensor
+from bmojo_kernels.checks import alike, compiled_step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["causal_conv1d"]
+__all__ = ["causal_conv1d", "causal_conv1d_step"]
 
 DTYPES = ("float32", "float64", "bfloat16")
 
@@ -68,16 +69,70 @@ def causal_conv1d(
     """
     if not is_tensor(x):
         raise ValueError(f"causal_conv1d: x of type {type(x).__name__} came; tensors are needed.")
+    given = iter(alike(x, *(y for y in (weight, bias, initial_state) if y is not None)))
+    weight, bias, initial_state = (None if y is None else next(given) for y in (weight, bias, initial_state))
     _check(x, weight, bias, activation, initial_state, cu_seqlens)
-    if choose("causal_conv1d", x.device.type, backend, x.dtype) == "naive":
+    chosen = choose("causal_conv1d", x.device.type, backend, x.dtype)
+    if chosen == "naive":
         from bmojo_kernels.causal_conv1d.naive import causal_conv1d_naive
 
         return causal_conv1d_naive(
             x, weight, bias, activation=activation, initial_state=initial_state, cu_seqlens=cu_seqlens
         )
     from bmojo_kernels.causal_conv1d.torch_op import causal_conv1d_core
+    from bmojo_kernels.dispatch import through
 
-    return causal_conv1d_core(x, weight, bias, initial_state, cu_seqlens, activation == "silu")
+    run = through(causal_conv1d_core, chosen, x)
+    return run(x, weight, bias, initial_state, cu_seqlens, activation == "silu")
+
+
+def causal_conv1d_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, state: Tensor, activation: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of `causal_conv1d`, for decoding: compiled code is called directly, without a torch operator.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C)
+    weight : Tensor, shape (C, K)
+    bias : Tensor, shape (C,), optional
+    state : Tensor, shape (B, K - 1, C)
+        The inputs before `x`; it is not changed.
+    activation : {None, "silu"}
+
+    Returns
+    -------
+    y : Tensor, shape (B, C)
+    state : Tensor, shape (B, K - 1, C)
+        The inputs before the next step.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not fit together.
+
+    Examples
+    --------
+    >>> import torch, bmojo_kernels as bk
+    >>> y, state = bk.causal_conv1d_step(torch.tensor([[2.0]]), torch.tensor([[10.0, 1.0]]), state=torch.ones(1, 1, 1))
+    >>> y.item(), state.item()
+    (12.0, 2.0)
+    """
+    row = x.unsqueeze(1)
+    weight, *rest = alike(row, weight, *(y for y in (state, bias) if y is not None))
+    state, bias = rest[0], rest[1] if len(rest) > 1 else None
+    _check(row, weight, bias, activation, state, None)
+    if compiled_step(row, weight, state, *(() if bias is None else (bias,))):
+        from bmojo_kernels.causal_conv1d.numba_cpu import step
+        from bmojo_kernels.causal_conv1d.torch_op import weights
+
+        y, state = empty_like(x), state.contiguous().clone()
+        step(as_numpy(x), *weights(x, weight, bias), as_numpy(state), activation == "silu", as_numpy(y))
+        return y, state
+    from bmojo_kernels.causal_conv1d.naive import causal_conv1d_naive
+
+    y, state = causal_conv1d_naive(row, weight, bias, activation=activation, initial_state=state)
+    return y.squeeze(1), state
 
 
 def _check(x: Any, weight: Any, bias: Any, activation: Any, initial_state: Any, cu_seqlens: Any) -> None:
