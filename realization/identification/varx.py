@@ -17,7 +17,7 @@ from realization.identification.evidence import Kernel
 from realization.identification.factorization import Scaling, scale
 from realization.identification.matrices import Focus, input_matrices
 from realization.identification.noise import innovation_covariance, one_step_innovations
-from realization.identification.realization import Realization, reflect_poles, spread, unscaled
+from realization.identification.realization import Realization, reflect_poles, unscaled
 from realization.identification.regularized import fit_regularized_varx
 from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
@@ -29,6 +29,9 @@ __all__ = ["VarxResult", "varx"]
 Array = NDArray[np.float64]
 MOST_LAGS = 30
 RESOLVED = 1e-10
+PATIENCE = 8
+# What exact data leave of unit variance is rounding, and no evidence.
+EXACT = 1e-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +78,6 @@ def varx(
     feedthrough: bool = False,
     focus: Focus = "prediction",
     stable: bool = True,
-    loss: float = 0.1,
     max_order: int = 40,
 ) -> VarxResult:
     r"""High-order autoregression with inputs, reduced to a low order; open or closed loop.
@@ -95,7 +97,7 @@ def varx(
         `L`, at most 30 when left out: as many as leave three samples for each coefficient, or with a kernel a
         quarter of the record.
     order : int, optional
-        States; when left out, the fewest whose fit to the record is within `loss` of the autoregression's.
+        States; when left out, those of the smallest Bayesian information criterion of the reduced models.
     kernel : {"TC", "DC", "SS"}, optional
         Prior that lets the taps die away, tuned by the evidence (see `regularized_fir`); least squares when
         left out.
@@ -105,8 +107,6 @@ def varx(
         Whose observability counts: the predictor's or the model's (which must be stable).
     stable : bool
         Move poles from outside the unit circle to its inside, with a warning. `False` leaves them.
-    loss : float
-        Percent of the fit that an order chosen may cost.
     max_order : int
         Highest order when `order` is left out.
 
@@ -148,7 +148,7 @@ def varx(
     array([1.1])
     """
     record = gap_free(as_data(data, missing=True, experiments=True))
-    _check_options(lags, order, kernel, focus, loss, max_order)
+    _check_options(lags, order, kernel, focus, max_order)
     scaled = scale(record, "varx")
     lags = _lags(scaled, lags, kernel)
     delay = 0 if feedthrough and record.n_inputs else 1
@@ -165,7 +165,7 @@ def varx(
     balanced = _Balanced(long, scaled, focus)
     available = int((balanced.values > RESOLVED * balanced.values[0]).sum())
     if order is None:
-        order = balanced.cheapest(min(max_order, available), loss)
+        order = balanced.chosen(min(max_order, available))
     elif order > available:
         raise RankError(
             f"varx: order {order} came; the autoregression with {lags} lags has {available} states that the "
@@ -222,23 +222,29 @@ class _Balanced:
             x0=long.x0 @ inverse.T,
         )
 
-    def cheapest(self, highest: int, loss: float) -> int:
-        """Fewest states whose fit is within `loss` percent of that of the autoregression."""
-        wanted = self._fit(self.long) - loss
-        for order in range(highest):
-            if self._fit(self.truncated(order)) >= wanted:
-                return order
-        return highest
+    def chosen(self, highest: int) -> int:
+        """Order of the smallest Bayesian information criterion."""
+        best, least = 0, np.inf
+        for order in range(highest + 1):
+            value = self._criterion(self.truncated(order))
+            if value < least:
+                best, least = order, value
+            elif order > best + PATIENCE and np.isfinite(least):
+                break
+        return best
 
-    def _fit(self, found: Realization) -> float:
-        """Fit in percent of what counts, averaged over the outputs."""
+    def _criterion(self, found: Realization) -> float:
+        r"""$N \log \det \hat R_e + n (2 p + m) \log N$ of the errors that count; infinite where they grow."""
         A, B, C, D, K = found[:5]
-        K = K if self.focus == "prediction" else 0.0 * K
+        predicted = self.focus == "prediction" or not self.scaled.u.shape[1]
+        K = K if predicted else 0.0 * K
         if np.abs(np.linalg.eigvals(A - K @ C)).max(initial=0.0) >= 1:
-            return -np.inf
-        scaled = self.scaled
+            return np.inf
+        scaled, (p, m) = self.scaled, D.shape
         e, _ = one_step_innovations(A, B, C, D, K, scaled.u, scaled.y - found.offset, scaled.starts)
-        return float(100 * (1 - np.linalg.norm(e, axis=0) / spread(scaled)).mean())
+        parameters = len(A) * ((2 * p if predicted else p) + m)
+        floor = EXACT * np.eye(p)
+        return float(len(e) * np.linalg.slogdet(e.T @ e / len(e) + floor)[1] + parameters * np.log(len(e)))
 
 
 def _observability_root(A: Array, C: Array) -> Array:
@@ -296,7 +302,7 @@ def _lags(scaled: Scaling, asked: int | None, kernel: Kernel | None) -> int:
 
 
 def _check_options(
-    lags: int | None, order: int | None, kernel: str | None, focus: str, loss: float, max_order: int
+    lags: int | None, order: int | None, kernel: str | None, focus: str, max_order: int
 ) -> None:
     for name, value, least in (("lags", lags, 1), ("order", order, 0), ("max_order", max_order, 1)):
         if value is not None and value < least:
@@ -305,5 +311,3 @@ def _check_options(
         raise DataError(f"varx: kernel={kernel!r} came; 'TC', 'DC', 'SS' or None is needed.")
     if focus not in get_args(Focus):
         raise DataError(f"varx: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
-    if not loss >= 0:
-        raise DataError(f"varx: loss={loss} came; a percentage of at least 0 is needed.")

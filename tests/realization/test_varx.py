@@ -102,12 +102,22 @@ def test_feedback_and_an_unstable_plant():
 def test_the_order_is_found_and_the_fit_kept():
     plant, data = resonance(3000, 1, 0.2)
     found = rz.varx(data, 20)
+    assert 2 <= found.order <= 4
     fits = [rz.fit_percent(data.y, m.predict(data)).mean() for m in (found.model, found.long_model)]
-    assert found.order < 12
-    assert fits[0] > fits[1] - 0.2
+    assert fits[0] > fits[1] - 0.5
     two = rz.varx(data, 20, 2).model
     h = plant.impulse_response(LENGTH)
     assert np.linalg.norm(two.impulse_response(LENGTH) - h) < 0.03 * np.linalg.norm(h)
+
+
+@pytest.mark.parametrize("kernel", [None, "TC"])
+def test_white_noise_has_no_states(kernel):
+    orders = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        data = rz.IOData(rng.standard_normal((400, 1)), rng.standard_normal((400, 1)))
+        orders.append(rz.varx(data, 5, kernel=kernel).order)
+    assert orders.count(0) >= 5
 
 
 def test_a_kernel_helps_a_short_record():
@@ -116,9 +126,20 @@ def test_a_kernel_helps_a_short_record():
         plant, data = resonance(120, seed, 0.5)
         h = plant.impulse_response(LENGTH)
         for kernel, found in errors.items():
-            model = rz.varx(data, 15, kernel=kernel).model
+            model = rz.varx(data, 15, kernel=kernel).long_model
             found.append(np.linalg.norm(model.impulse_response(LENGTH) - h) / np.linalg.norm(h))
-    assert np.median(errors["TC"]) < np.median(errors[None])
+    assert np.median(errors["TC"]) < 0.7 * np.median(errors[None])
+
+
+def test_the_reduction_helps_a_short_record():
+    errors = {"model": [], "long_model": []}
+    for seed in range(8):
+        plant, data = resonance(120, seed, 0.5)
+        h, result = plant.impulse_response(LENGTH), rz.varx(data, 15)
+        for name, found in errors.items():
+            apart = getattr(result, name).impulse_response(LENGTH) - h
+            found.append(np.linalg.norm(apart) / np.linalg.norm(h))
+    assert np.median(errors["model"]) < 0.7 * np.median(errors["long_model"])
 
 
 def test_time_series_experiments_and_gaps(rng):
@@ -154,7 +175,6 @@ def test_models_are_stable_unless_asked(focus, seed):
         ({"max_order": 0}, DataError, "max_order=0"),
         ({"kernel": "RBF"}, DataError, "'TC', 'DC', 'SS'"),
         ({"focus": "both"}, DataError, "focus='both'"),
-        ({"loss": -1.0}, DataError, "loss=-1"),
         ({"lags": 4, "order": 5}, RankError, "has 4 states"),
         ({"lags": 60}, ExcitationError, "too few"),
     ],
