@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from realization.errors import RealizationError
 from realization.filtering.observations import observations
 from realization.filtering.recursion import Transient, transient
-from realization.identification.regression import scaled_least_squares
+from realization.identification.regression import FirstState, best_first_state
 from realization.signals.data import IOData
 from realization.signals.spans import complete_rows, spans_of
 from realization.systems.models import InnovationsModel
@@ -31,15 +31,27 @@ ROUNDS = 4
 
 
 class Passed(NamedTuple):
-    """Innovations (T, p) of one experiment, zero where an output is missing, and their covariances."""
+    """Innovations (T, p) of one experiment, zero where an output is missing, and their covariances.
+
+    `spent` is how many of them the first state explains by itself.
+    """
 
     e: Array
     x0: Array
     covariances: Array
+    spent: float = 0.0
 
 
 def filtered_over_gaps(
-    A: Array, B: Array, C: Array, D: Array, K: Array, Re: Array, u: Array, y: Array
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    K: Array,
+    Re: Array,
+    u: Array,
+    y: Array,
+    prior: FirstState | None = None,
 ) -> Passed:
     r"""Kalman filter of one experiment from the first state that least squares prefers.
 
@@ -53,14 +65,14 @@ def filtered_over_gaps(
         passed = _passed(InnovationsModel(A, B, C, D, K=K, Re=Re), u, y)
     except RealizationError:
         return overflown
-    e, x0 = np.where(there, passed.innovations, 0.0), np.zeros(n)
+    e, x0, spent = np.where(there, passed.innovations, 0.0), np.zeros(n), 0.0
     if n:
-        basis = _sensed(A, C, passed.gains, there).reshape(-1, n)
+        basis = _sensed(A, C, passed.gains, there)
         if not (np.isfinite(e).all() and np.isfinite(basis).all()):
             return overflown
-        x0 = scaled_least_squares(basis, e.reshape(-1))
-        e = e - (basis @ x0).reshape(e.shape)
-    return Passed(e, x0, C @ passed.covariances @ C.T + Re)
+        x0, spent = best_first_state(basis, e, prior)
+        e = e - basis @ x0
+    return Passed(e, x0, C @ passed.covariances @ C.T + Re, spent)
 
 
 def _passed(model: InnovationsModel, u: Array, y: Array) -> Transient:
@@ -99,9 +111,16 @@ def _sensed(A: Array, C: Array, gains: Array, there: NDArray[np.bool_]) -> Array
 
 
 def innovations_over_gaps(
-    A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array
-) -> tuple[Array, Array]:
-    """Innovations of one experiment, zero where an output is missing, and its best first state.
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    K: Array,
+    u: Array,
+    y: Array,
+    prior: FirstState | None = None,
+) -> tuple[Array, Array, float]:
+    """Innovations of one experiment, zero where an output is missing, its best first state, what that spends.
 
     What is missing of several outputs is guessed from the others by the innovations' covariance, which is
     read from the innovations themselves.
@@ -109,8 +128,8 @@ def innovations_over_gaps(
     Re = np.eye(len(C))
     if len(C) > 1 and K.any():
         Re = covariance_of([filtered_over_gaps(A, B, C, D, K, Re, u, y)], [y], Re)
-    passed = filtered_over_gaps(A, B, C, D, K, Re, u, y)
-    return passed.e, passed.x0
+    passed = filtered_over_gaps(A, B, C, D, K, Re, u, y, prior)
+    return passed.e, passed.x0, passed.spent
 
 
 def like_without_gaps(

@@ -14,14 +14,15 @@ from realization.errors import ConvergenceWarning, RealizationError
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
 from realization.identification.gaps import innovations_over_gaps
-from realization.identification.regression import scaled_least_squares
+from realization.identification.regression import FirstState, best_first_state
 from realization.signals.spans import spans_of
-from realization.systems.responses import first_states, free_response, joined
+from realization.systems.responses import first_states, free_response, joined, predictor_states
 
-__all__ = ["innovation_covariance", "kalman_gain", "noise_model", "one_step_innovations"]
+__all__ = ["first_state_prior", "innovation_covariance", "kalman_gain", "noise_model", "one_step_innovations"]
 
 Array = NDArray[np.float64]
 CHUNK = 8192
+PRIOR_ROUNDS, PRIOR_CHANGE = 20, 0.02
 
 
 def kalman_gain(factorization: Factorization, observability: Array, A: Array, C: Array) -> Array:
@@ -77,18 +78,72 @@ def one_step_innovations(
     u: Array,
     y: Array,
     starts: Sequence[int] = (0,),
+    prior: FirstState | None = None,
 ) -> tuple[Array, Array]:
     """Innovations of a record with the best first state of each experiment, and those states.
 
     States have shape (E, n), of a single experiment (n,). Where outputs are missing (NaN) the innovations
-    are those of the Kalman filter, zero at the missing values.
+    are those of the Kalman filter, zero at the missing values. With a `prior` the first states are the most
+    probable ones: many states cannot explain a short experiment by themselves.
     """
+    e, x0, _ = _innovations_and_spent(A, B, C, D, K, u, y, starts, prior)
+    return e, x0
+
+
+def first_state_prior(
+    A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array, starts: Sequence[int] = (0,)
+) -> FirstState:
+    r"""What a record tells of first states: the second moment of all states, and the size of the errors.
+
+    From states that begin at zero, then from the most probable ones, again and again until they agree; the
+    errors are corrected for what first states spend on them (for long experiments next to nothing).
+    """
+    there = ~np.isnan(y)
+    filled = np.where(there, y, 0.0)
+    states = predictor_states(A, B, C, D, K, u, filled, starts=starts)
+    prior = _prior(states, np.where(there, filled - states @ C.T - u @ D.T, 0.0), there, 0.0)
+    for _ in range(PRIOR_ROUNDS):
+        e, x0, spent = _innovations_and_spent(A, B, C, D, K, u, y, starts, prior)
+        last, prior = prior, _prior(predictor_states(A, B, C, D, K, u, filled, x0, starts), e, there, spent)
+        if np.abs(prior.noise / last.noise - 1).max() < PRIOR_CHANGE:
+            break
+    return prior
+
+
+def _prior(states: Array, e: Array, there: NDArray[np.bool_], spent: float) -> FirstState:
+    values, vectors = np.linalg.eigh(states.T @ states / len(states))
+    left = max(there.sum() - spent, 1.0) / max(there.sum(), 1)
+    noise = np.sqrt((e**2).sum(axis=0) / np.maximum(there.sum(axis=0), 1) / left) + 1e-10
+    return FirstState(vectors * np.sqrt(np.maximum(values, 0.0)), noise)
+
+
+def _innovations_and_spent(
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    K: Array,
+    u: Array,
+    y: Array,
+    starts: Sequence[int],
+    prior: FirstState | None,
+) -> tuple[Array, Array, float]:
     one = _innovations if not np.isnan(y).any() else innovations_over_gaps
-    parts = [one(A, B, C, D, K, u[rows], y[rows]) for rows in spans_of(starts, len(y))]
-    return joined([part[0] for part in parts]), first_states([part[1] for part in parts])
+    parts = [one(A, B, C, D, K, u[rows], y[rows], prior) for rows in spans_of(starts, len(y))]
+    spent = sum(part[2] for part in parts)
+    return joined([part[0] for part in parts]), first_states([part[1] for part in parts]), spent
 
 
-def _innovations(A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array) -> tuple[Array, Array]:
+def _innovations(
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    K: Array,
+    u: Array,
+    y: Array,
+    prior: FirstState | None = None,
+) -> tuple[Array, Array, float]:
     transition, entry = A - K @ C, np.hstack([B - K @ D, K])
     e, state = np.empty_like(y), np.zeros(len(A))
     for begin in range(0, len(y), CHUNK):
@@ -96,12 +151,12 @@ def _innovations(A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: 
         states, state = lti_scan(transition, entry, np.hstack([u[part], y[part]]), state)
         e[part] = y[part] - states @ C.T - u[part] @ D.T
     if len(A) == 0:
-        return e, np.zeros(0)
+        return e, np.zeros(0), 0.0
     length = _memory(transition, len(y))
-    basis = free_response(transition, C, length).reshape(-1, len(A))
-    x0 = scaled_least_squares(basis, e[:length].reshape(-1))
-    e[:length] -= (basis @ x0).reshape(length, -1)
-    return e, x0
+    basis = free_response(transition, C, length)
+    x0, spent = best_first_state(basis, e[:length], prior)
+    e[:length] -= (basis.reshape(-1, len(A)) @ x0).reshape(length, -1)
+    return e, x0, spent
 
 
 def _memory(A: Array, longest: int) -> int:

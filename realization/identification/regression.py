@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from realization.signals.spans import spans_of
 from realization.systems.responses import first_states, free_response
 
-__all__ = ["InputPath", "input_path", "input_sensitivities", "projection"]
+__all__ = ["FirstState", "InputPath", "best_first_state", "input_path", "input_sensitivities", "projection"]
 
 Array = NDArray[np.float64]
 GONE = 1e-30
@@ -118,6 +118,27 @@ def input_sensitivities(A: Array, row: Array, u: Array) -> Array:
     transposed, entry = np.ascontiguousarray(A.T), row[:, None]
     parts = [lti_scan(transposed, entry, u[:, j : j + 1])[0] for j in range(u.shape[1])]
     return np.hstack([*parts, np.empty((len(u), 0))])
+
+
+class FirstState(NamedTuple):
+    """What is known of first states beforehand, x0 ~ N(0, Z Zᵀ), and the size of the errors.
+
+    `root` is Z (n, r), `noise` holds the errors' deviations (p,).
+    """
+
+    root: Array
+    noise: Array
+
+
+def best_first_state(basis: Array, e: Array, prior: FirstState | None) -> tuple[Array, float]:
+    """First state that explains errors (T, p) best by a basis (T, p, n), and how many of them it spends."""
+    n = basis.shape[2]
+    if prior is None:
+        return scaled_least_squares(basis.reshape(-1, n), e.reshape(-1)), float(min(n, e.size))
+    weighted = (basis @ prior.root / prior.noise[:, None]).reshape(-1, prior.root.shape[1])
+    left, values, right = scipy.linalg.svd(weighted, full_matrices=False, check_finite=False)
+    z = right.T @ (values / (1 + values**2) * (left.T @ (e / prior.noise).reshape(-1)))
+    return prior.root @ z, float((values**2 / (1 + values**2)).sum())
 
 
 def scaled_least_squares(a: Array, b: Array) -> Array:

@@ -14,11 +14,11 @@ from realization.errors import ConvergenceWarning, ExcitationError, ExcitationWa
 from realization.identification import factorization as rooms
 from realization.identification.arx import lagged_regressors, later_rows
 from realization.identification.factorization import factorize, hankel_gram, most_block_rows, scale
-from realization.identification.noise import one_step_innovations
+from realization.identification.noise import first_state_prior, one_step_innovations
 from realization.identification.realization import part
 from realization.identification.reduction import Balanced
 from realization.identification.refinement import refine
-from realization.identification.regression import input_path
+from realization.identification.regression import FirstState, input_path
 from realization.identification.sensitivities import (
     Blocks,
     Point,
@@ -27,6 +27,7 @@ from realization.identification.sensitivities import (
     normal_equations,
     sensitivities,
 )
+from realization.systems.responses import free_response
 from tests.strategies import seeds
 from tests.tolerances import assert_close
 
@@ -355,6 +356,63 @@ class TestPieces:
         entries = 3 * (2 + 4) + 4 + 2  # free directions of the matrices, the level; and first states
         freedom = [(400 - entries - 3) / 400, (800 - entries - 6) / 800]
         assert_close(two * freedom[1], one * freedom[0] / 2, "optimum")
+
+
+class TestProbableFirstStates:
+    """Many states cannot explain short experiments by themselves."""
+
+    MODEL = (PLANT.A, PLANT.B, PLANT.C, PLANT.D, np.zeros((3, 2)))
+
+    def test_most_probable_is_the_posterior_mean(self):
+        data = joint([7, 4], noise=0.3, seed=12)
+        prior = FirstState(np.random.default_rng(0).standard_normal((3, 3)), np.array([0.3, 0.5]))
+        _, x0 = one_step_innovations(*self.MODEL, data.u, data.y - 5, data.starts, prior)
+        for span, found in zip(data.spans, x0):
+            free = free_response(PLANT.A, PLANT.C, span.stop - span.start).reshape(-1, 3)
+            e = (data.y[span] - 5 - PLANT.simulate(data.u[span])).ravel()
+            R = np.diag(np.tile(prior.noise**2, len(e) // 2))
+            P = prior.root @ prior.root.T
+            expected = P @ free.T @ np.linalg.solve(free @ P @ free.T + R, e)
+            assert_close(found, expected, "iterative")
+
+    def test_what_a_record_tells_of_its_errors(self):
+        data = joint([5] * 150, noise=0.3, seed=13)
+        prior = first_state_prior(*self.MODEL, data.u, data.y - 5, data.starts)
+        assert np.abs(prior.noise - 0.3).max() < 0.03
+        # Free first states spend three of ten values.
+        e, _ = one_step_innovations(*self.MODEL, data.u, data.y - 5, data.starts)
+        assert np.sqrt((e**2).mean()) < 0.27
+
+    def test_many_states_do_not_explain_short_experiments(self):
+        rng = np.random.default_rng(0)
+        A = rng.standard_normal((40, 40))
+        A *= 0.9 / np.abs(np.linalg.eigvals(A)).max()
+        wrong = (A, np.zeros((40, 2)), rng.standard_normal((2, 40)), np.zeros((2, 2)), np.zeros((40, 2)))
+        data = joint([15] * 20, noise=0.3, seed=16)
+        y = data.y - data.y.mean(axis=0)
+        prior = first_state_prior(*wrong, data.u, y, data.starts)
+        probable, free = (one_step_innovations(*wrong, data.u, y, data.starts, p)[0] for p in (prior, None))
+        assert np.linalg.norm(free) < 1e-6 * np.linalg.norm(y)
+        assert np.linalg.norm(probable) > 0.5 * np.linalg.norm(y)
+
+    def test_in_a_long_experiment_it_makes_no_difference(self):
+        data = joint([2000], noise=0.3, seed=14)
+        prior = first_state_prior(*self.MODEL, data.u, data.y - 5)
+        one, other = (
+            one_step_innovations(*self.MODEL, data.u, data.y - 5, prior=p)[0] for p in (None, prior)
+        )
+        assert abs(np.linalg.norm(other) / np.linalg.norm(one) - 1) < 1e-3
+
+    def test_over_gaps(self):
+        data = joint([200, 100], noise=0.3, seed=15)
+        y = np.where(np.random.default_rng(0).random(data.y.shape) < 0.2, np.nan, data.y - 5)
+        K = 0.1 * np.ones((3, 2))
+        prior = first_state_prior(*self.MODEL[:4], K, data.u, y, data.starts)
+        e, x0 = one_step_innovations(*self.MODEL[:4], K, data.u, y, data.starts, prior)
+        free, _ = one_step_innovations(*self.MODEL[:4], K, data.u, y, data.starts)
+        assert x0.shape == (2, 3)
+        assert (e**2).sum() >= (free**2).sum() * (1 - 1e-12)
+        assert (e**2).sum() < 1.05 * (free**2).sum()
 
 
 class TestModels:
