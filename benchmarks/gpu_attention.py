@@ -63,6 +63,7 @@ def flex(T: int, window: int, device: Device, member: Tensor | None, chunk: int,
         half = len(keys_values) // 2
         keys, values = torch.cat(keys_values[:half], 1), torch.cat(keys_values[half:], 1)
         turned = [x.transpose(1, 2) for x in (q, keys, values)]
+        turned = [x.detach() for x in turned] if device.dry else turned  # it has no gradient on the CPU
         found = run(*turned, block_mask=blocks, enable_gqa=True, return_lse=lse)
         return found if lse else found.transpose(1, 2)
 
@@ -109,7 +110,7 @@ def without_set(device: Device, case: str, inputs: tuple[Tensor, ...], window: i
     for what, name in (("forward", "forward"), ("both", "forward and backward")):
         taken = device.milliseconds(getattr(mine, what))
         for peer, (bench, goal) in peers.items():
-            theirs = device.milliseconds(getattr(bench, what))
+            theirs = device.milliseconds(getattr(bench, "forward" if device.dry else what))
             row = f"{case}, fading, {name}, speed against {peer}"
             yield Row(row, theirs / taken, "times", "ms", taken, ratio=theirs / taken, goal=goal)
 
@@ -125,7 +126,8 @@ def with_set(
     peer = Bench(lambda q, k, v, kf, vf: call(q, k, kf, k, v, vf, v), inputs)
     mine = Bench(lambda *a: ours(*a, index, window, chunk), inputs)
     for what, name in (("forward", "forward"), ("both", "forward and backward")):
-        taken, theirs = (device.milliseconds(getattr(bench, what)) for bench in (mine, peer))
+        taken = device.milliseconds(getattr(mine, what))
+        theirs = device.milliseconds(getattr(peer, "forward" if device.dry else what))
         row = f"{case}, fading and set of {index.shape[2]}, {name}, speed against flex_attention"
         yield Row(row, theirs / taken, "times", "ms", taken, ratio=theirs / taken, goal=1.0)
 

@@ -55,7 +55,7 @@ def linear_peer(device: Device) -> Iterator[Row]:
 
 def selective(device: Device) -> Iterator[Row]:
     B, T, d, N = 4, device.size(4096, 20), device.size(4096, 8), device.size(16, 2)
-    u, z = (device.numbers(B, T, d, grad=True) for _ in range(2))
+    u = device.numbers(B, T, d, grad=True)
     delta = torch.rand_like(u.detach()).requires_grad_()
     A = -torch.rand(d, N, device=device.name)
     b, c = (device.numbers(B, T, N, grad=True) for _ in range(2))
@@ -75,7 +75,6 @@ def selective(device: Device) -> Iterator[Row]:
         case = f"selective_scan {B} x {T} x {d} x {N} bfloat16 {name}"
         goal = None if limit is None else 1.2 * limit
         yield Row(case, taken, "ms", "roofline of forward", roof, goal=goal, larger_is_better=False)
-    del z
 
 
 def ssd(device: Device) -> Iterator[Row]:
@@ -95,6 +94,31 @@ def ssd(device: Device) -> Iterator[Row]:
     yield from against(device, f"ssd_scan {B} x {T} x {H} x {P} x {N} bfloat16", ours, peer, "fla simple_gla")
 
 
+def gated_delta(device: Device) -> Iterator[Row]:
+    B, T, H, K = 4, device.size(8192, 20), device.size(16, 2), device.size(64, 4)
+    q, v = (device.numbers(B, T, H, K, grad=True) for _ in range(2))
+    k = torch.nn.functional.normalize(device.numbers(B, T, H, K).float(), dim=-1).bfloat16().requires_grad_()
+    g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
+    beta = torch.rand(B, T, H, device=device.name).requires_grad_()
+    ours = Bench(lambda *x: bk.gated_delta_scan(*x, backend="triton"), (q, k, v, g, beta))
+    try:
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    except ImportError:
+        peer = None
+    else:
+        peer = Bench(lambda *x: chunk_gated_delta_rule(*x, scale=1.0)[0], (q, k, v, g, beta))
+    yield from against(device, f"gated_delta_scan {B} x {T} x {H} x {K} bfloat16", ours, peer, "fla")
+
+
+def convolution(device: Device) -> Iterator[Row]:
+    B, T, C = 8, device.size(8192, 20), device.size(4096, 8)
+    x, weight, bias = (device.numbers(*shape, grad=True) for shape in ((B, T, C), (C, 4), (C,)))
+    bench = Bench(lambda *a: bk.causal_conv1d(*a, activation="silu", backend="triton"), (x, weight, bias))
+    case, size = f"causal_conv1d {B} x {T} x {C} x 4 bfloat16", x.numel() * x.element_size()
+    yield of_bandwidth(device, f"{case} forward", 2 * size, bench.forward, None)
+    yield of_bandwidth(device, f"{case} forward and backward", 5 * size, bench.both, None)
+
+
 def against(device: Device, case: str, ours: Bench, peer: Bench | None, name: str) -> Iterator[Row]:
     """Rows forward and with gradients, beside a peer where it is there."""
     for what in ("forward", "both"):
@@ -107,4 +131,11 @@ def against(device: Device, case: str, ours: Bench, peer: Bench | None, name: st
             yield Row(row, taken, "ms", name, theirs, goal=theirs, larger_is_better=False)
 
 
-CASES = {"linear_scan": linear, "linear_scan_peer": linear_peer, "selective_scan": selective, "ssd_scan": ssd}
+CASES = {
+    "linear_scan": linear,
+    "linear_scan_peer": linear_peer,
+    "ssd_scan": ssd,
+    "gated_delta_scan": gated_delta,
+    "selective_scan": selective,
+    "causal_conv1d": convolution,
+}

@@ -33,7 +33,7 @@ COMPLEX = ("complex64", "complex128")
 # place: its rate there is that of the processor next to it.
 KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "causal_conv1d": {"numba": REAL, "triton": ("float32", "bfloat16")},
-    "gated_delta_scan": {"numba": REAL},
+    "gated_delta_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
     "gated_kalman_scan": {"numba": REAL},
     "innovation_topk": {"numba": REAL},
     "linear_scan": {"numba": REAL + COMPLEX, "triton": ("float32", "bfloat16", "complex64")},

@@ -24,6 +24,8 @@ __all__ = [
     "Launch",
     "architecture",
     "ceil_div",
+    "chunk_decays",
+    "chunk_logs",
     "chunked",
     "launch",
     "load_tile",
@@ -151,6 +153,23 @@ def store_tile(p, x, rows, there, head, HEADS, width, start, COLUMNS: tl.constex
     c = start + tl.arange(0, COLUMNS)
     place = (rows[:, None] * HEADS + head) * width + c[None, :]
     tl.store(p + place, x.to(p.dtype.element_ty), mask=there[:, None] & (c < width)[None, :])
+
+
+@triton.jit
+def chunk_logs(log_decay, first, t, count, head, H):
+    """Of each step of a chunk: its logarithm, the sum up to it, the sum of those after it."""
+    place = (first + t) * H + head
+    a = tl.load(log_decay + place, mask=t < count, other=0.0).to(tl.float32)
+    later = tl.load(log_decay + place + H, mask=t + 1 < count, other=0.0).to(tl.float32)
+    return a, tl.cumsum(a, 0), tl.cumsum(later, 0, reverse=True)
+
+
+@triton.jit
+def chunk_decays(a, t, count):
+    """Decay from step s (columns) to step t (rows), 0 where s is later."""
+    between = tl.where(t[:, None] > t[None, :], a[:, None], 0.0)
+    inside = (t[:, None] >= t[None, :]) & (t[:, None] < count)
+    return tl.exp(tl.where(inside, tl.cumsum(between, 0), float("-inf")))
 
 
 @dataclass(frozen=True)

@@ -123,17 +123,20 @@ def gated_delta_scan(
     start = q.new_zeros(shape, dtype=state) if h0 is None else h0.to(state)
     log_decay, beta = log_decay.to(state), beta.to(state)
     factor = 1.0 if scale is None else scale
-    if choose("gated_delta_scan", q.device.type, backend, q.dtype) == "naive":
+    chosen = choose("gated_delta_scan", q.device.type, backend, q.dtype)
+    if chosen == "naive":
         from bmojo_kernels.gated_delta_scan.naive import gated_delta_scan_naive
 
         wide = [m.to(state) for m in (q * factor, k, v, log_decay, beta)]
         o, e, last = apart("gated_delta_scan", gated_delta_scan_naive, wide, [start], cu_seqlens)
         o = o.to(v.dtype)
     else:
+        from bmojo_kernels.dispatch import through
         from bmojo_kernels.gated_delta_scan.torch_op import gated_delta_scan_core
 
         keep = learning(q, k, v, log_decay, beta, start)
-        o, errors, last, _ = gated_delta_scan_core(q, k, v, log_decay, beta, start, cu_seqlens, factor, keep)
+        scan = through(gated_delta_scan_core, chosen, q)
+        o, errors, last, _ = scan(q, k, v, log_decay, beta, start, cu_seqlens, factor, keep)
         e = beta.unsqueeze(-1) * errors if innovations else errors
     return (o, last, e) if innovations else (o, last)
 

@@ -7,13 +7,19 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
+from bmojo_kernels.dispatch import register_triton
 from bmojo_kernels.gated_delta_scan import numba_cpu
 from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.tasks import run_tasks
 
-__all__ = ["CHUNK", "gated_delta_scan_core"]
+__all__ = ["CHUNK", "gated_delta_scan_core", "gpu_chunk"]
 
 CHUNK = 64
+
+
+def gpu_chunk(q: Tensor) -> int:
+    """Steps of a chunk whose system stays in a GPU's registers."""
+    return 32 if q.dtype is torch.float32 or q.shape[3] > 64 else 64
 
 
 @torch.library.custom_op("bmojo::gated_delta_scan", mutates_args=(), device_types="cpu")
@@ -56,7 +62,8 @@ def _(
     scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = chunk_rows(q.shape[0], q.shape[1], cu_seqlens, CHUNK) if keep else 0
+    chunk = CHUNK if q.device.type == "cpu" else gpu_chunk(q)
+    rows = chunk_rows(q.shape[0], q.shape[1], cu_seqlens, chunk) if keep else 0
     states = h0.new_empty(rows, *h0.shape[1:])
     return v.new_empty(v.shape), h0.new_empty(v.shape), h0.new_empty(h0.shape), states
 
@@ -129,3 +136,4 @@ def _differentiate(ctx, do: Tensor, derrors: Tensor, dlast: Tensor, _: Tensor):
 
 
 gated_delta_scan_core.register_autograd(_differentiate, setup_context=_save)
+register_triton(gated_delta_scan_core, _backward, "gated_delta_scan", _save, _differentiate)

@@ -18,6 +18,8 @@ from bmojo_kernels.triton_support import (
     Chunks,
     architecture,
     ceil_div,
+    chunk_decays,
+    chunk_logs,
     chunked,
     launch,
     load_tile,
@@ -30,23 +32,6 @@ from bmojo_kernels.triton_support import (
 __all__ = ["backward", "forward"]
 
 HEADS = 4  # heads whose shares of dB and dC one program adds up
-
-
-@triton.jit
-def _logs(log_decay, first, t, count, head, H):
-    """Of each step of a chunk: its logarithm, the sum up to it, the sum of those after it."""
-    place = (first + t) * H + head
-    a = tl.load(log_decay + place, mask=t < count, other=0.0).to(tl.float32)
-    later = tl.load(log_decay + place + H, mask=t + 1 < count, other=0.0).to(tl.float32)
-    return a, tl.cumsum(a, 0), tl.cumsum(later, 0, reverse=True)
-
-
-@triton.jit
-def _weights(a, t, count):
-    """Decay from step s (columns) to step t (rows), 0 where s is later."""
-    between = tl.where(t[:, None] > t[None, :], a[:, None], 0.0)
-    inside = (t[:, None] >= t[None, :]) & (t[:, None] < count)
-    return tl.exp(tl.where(inside, tl.cumsum(between, 0), float("-inf")))
 
 
 @triton.jit
@@ -72,7 +57,7 @@ def _add(
     low, start = tl.program_id(2) // columns * PARTS, tl.program_id(2) % columns * STATES
     t = tl.arange(0, STEPS)
     here = t < count
-    _, before, after = _logs(log_decay, first, t, count, head, H)
+    _, before, after = chunk_logs(log_decay, first, t, count, head, H)
     weight = tl.exp(before if REVERSE else after)
     x = load_tile(left, first + t, here, head, H, P, low, PARTS)
     b = load_tile(right, first + t, here, head // (H // G), G, N, start, STATES)
@@ -122,7 +107,7 @@ def _read(
     count = tl.minimum(LENGTH, tl.load(bounds + owner + 1) - first).to(tl.int32)
     t, group = tl.arange(0, STEPS), head // (H // G)
     here = t < count
-    a, before, _ = _logs(log_decay, first, t, count, head, H)
+    a, before, _ = chunk_logs(log_decay, first, t, count, head, H)
     low = tl.program_id(2) * PARTS
     product, old = tl.zeros((STEPS, STEPS), tl.float32), tl.zeros((STEPS, PARTS), tl.float32)
     for start in range(0, N, STATES):
@@ -132,7 +117,7 @@ def _read(
         product += tl.dot(c, tl.trans(b), input_precision=PRECISION)
         old += tl.dot(c, tl.trans(state), input_precision=PRECISION)
     inputs = load_tile(x, first + t, here, head, H, P, low, PARTS).to(KIND)
-    weights = (product * _weights(a, t, count)).to(KIND)
+    weights = (product * chunk_decays(a, t, count)).to(KIND)
     found = tl.dot(weights, inputs, input_precision=PRECISION) + tl.exp(before)[:, None] * old
     store_tile(y, found, first + t, here, head, H, P, low, PARTS)
 
@@ -151,13 +136,13 @@ def _inputs_back(
     count = tl.minimum(LENGTH, tl.load(bounds + owner + 1) - first).to(tl.int32)
     t, group = tl.arange(0, STEPS), head // (H // G)
     here = t < count
-    a, before, after = _logs(log_decay, first, t, count, head, H)
+    a, before, after = chunk_logs(log_decay, first, t, count, head, H)
     product = tl.zeros((STEPS, STEPS), tl.float32)
     for start in range(0, N, STATES):
         c = load_tile(C, first + t, here, group, G, N, start, STATES).to(KIND)
         b = load_tile(B, first + t, here, group, G, N, start, STATES).to(KIND)
         product += tl.dot(c, tl.trans(b), input_precision=PRECISION)
-    product *= _weights(a, t, count)
+    product *= chunk_decays(a, t, count)
     weights = product.to(KIND)
     shares, through = tl.zeros((STEPS, STEPS), tl.float32), 0.0
     read, written = tl.zeros((STEPS,), tl.float32), tl.zeros((STEPS,), tl.float32)
@@ -211,7 +196,7 @@ def _projections_back(
     db, dc = tl.zeros((STEPS, STATES), tl.float32), tl.zeros((STEPS, STATES), tl.float32)
     for member in range(piece * HEADS, tl.minimum(piece * HEADS + HEADS, H // G)):
         head = group * (H // G) + member
-        a, before, after = _logs(log_decay, first, t, count, head, H)
+        a, before, after = chunk_logs(log_decay, first, t, count, head, H)
         shares = tl.zeros((STEPS, STEPS), tl.float32)
         for low in range(0, P, PARTS):
             inputs = load_tile(x, first + t, here, head, H, P, low, PARTS)
@@ -223,7 +208,7 @@ def _projections_back(
             gradient = _load_state(later, chunk, head, H, P, N, low, start, PARTS, STATES).to(KIND)
             inputs = (inputs.to(tl.float32) * tl.exp(after)[:, None]).to(KIND)
             db += tl.dot(inputs, gradient, input_precision=PRECISION)
-        shares = (shares * _weights(a, t, count)).to(KIND)
+        shares = (shares * chunk_decays(a, t, count)).to(KIND)
         dc += tl.dot(shares, b, input_precision=PRECISION)
         db += tl.dot(tl.trans(shares), c, input_precision=PRECISION)
     store_tile(dB, db, first + t, here, tl.program_id(1), G * PIECES, N, start, STATES)

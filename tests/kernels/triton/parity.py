@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from bmojo_kernels.causal_conv1d.naive import causal_conv1d_naive
+from bmojo_kernels.gated_delta_scan.naive import gated_delta_scan_naive
 from bmojo_kernels.linear_scan.naive import linear_scan_naive
 from bmojo_kernels.memory_attention.naive import memory_attention_naive
 from bmojo_kernels.packing import apart
@@ -57,6 +58,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(interpreter.ScanOps, "generic_scan", scan)
     monkeypatch.setattr(kernels("linear_scan"), "SHORTEST", 16)
     monkeypatch.setattr(kernels("selective_scan"), "GPU_STRIDE", 16)
+    monkeypatch.setattr(kernels("gated_delta_scan"), "gpu_chunk", lambda q: 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "LENGTH", 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "STEPS", 8)
     sizes = kernels("memory_attention")._sizes
@@ -253,6 +255,45 @@ def test_ssd_scan_extreme_gates():
     logs = -numbers(1, LONG, 2, low=0.0)
     logs[:, ::5], logs[:, 1::5] = -1e4, 0
     ssd_case(1, LONG, 2, 1, 5, 7, torch.float32, logs=logs)
+
+
+def delta_case(B, T, H, K, V, dtype, cu=None, logs=None):
+    module, bounds = kernels("gated_delta_scan"), None if cu is None else torch.tensor(cu, device=DEVICE)
+    k = numbers(B, T, H, K).double()
+    inputs = (
+        numbers(B, T, H, K, dtype=dtype), (k / k.norm(dim=-1, keepdim=True)).to(dtype),
+        numbers(B, T, H, V, dtype=dtype), -numbers(B, T, H, low=0.0) if logs is None else logs,
+        numbers(B, T, H, low=0.0, seed=2), numbers(B if cu is None else len(cu) - 1, H, V, K),
+    )  # fmt: skip
+
+    def alone(q, k, v, g, beta, h0):
+        o, innovations, last = gated_delta_scan_naive(0.5 * q, k, v, g, beta, h0)
+        return o, innovations / beta.unsqueeze(-1), last
+
+    compare(
+        lambda *x: module.forward(*x, bounds, 0.5, True),
+        lambda found, w: module.backward(*inputs[:5], found[1], found[3], bounds, 0.5, *w),
+        lambda *x: apart("gated_delta_scan", alone, x[:5], x[5:], bounds),
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("T", LENGTHS[:1] + LENGTHS[3:4] + (LONG,))
+def test_gated_delta_scan(T):
+    delta_case(2, T, 2, 5, 7, torch.float32)
+
+
+def test_gated_delta_scan_in_bfloat16_packed_and_wide():
+    delta_case(1, 17, 2, 7, 5, torch.bfloat16)
+    delta_case(1, 21, 2, 5, 7, torch.float32, PACKED)
+    delta_case(1, 9, 1, 20, 35, torch.float32)
+
+
+def test_gated_delta_scan_extreme_gates():
+    logs = -numbers(1, LONG, 2, low=0.0)
+    logs[:, ::5], logs[:, 1::5] = -1e4, 0
+    delta_case(1, LONG, 2, 5, 7, torch.float32, logs=logs)
 
 
 def attention_case(

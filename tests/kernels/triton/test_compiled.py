@@ -55,6 +55,12 @@ def ssd_scan(kernels, dtype, width):
     kernels.backward(x, log_decay, B, B, states, None, chunk, y, last)
 
 
+def gated_delta_scan(kernels, dtype, width):
+    q, g, h0 = blank(2, 512, 8, width, dtype=dtype), blank(2, 512, 8), blank(2, 8, width, width)
+    o, errors, last, states = kernels.forward(q, q, q, g, g, h0, None, 1.0, True)
+    kernels.backward(q, q, q, g, g, errors, states, None, 1.0, o, errors, last)
+
+
 def memory_attention(kernels, dtype, width, chunk=64):
     q, k, few = (blank(2, n, h, width, dtype=dtype) for n, h in ((1024, 8), (1024, 4), (32, 4)))
     index = blank(2, 1024 // chunk, 64, dtype=torch.int64)
@@ -96,7 +102,8 @@ def test_in_float32(operation, width, chip):
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize(
-    ("operation", "width"), [("ssd_scan", 128), ("memory_attention", 128), ("memory_attention", 256)]
+    ("operation", "width"),
+    [("ssd_scan", 128), ("gated_delta_scan", 128), ("memory_attention", 128), ("memory_attention", 256)],
 )
 def test_wide_heads(operation, width, chip):
     check(operation, chip, torch.bfloat16, width)
