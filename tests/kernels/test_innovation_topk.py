@@ -8,6 +8,7 @@ import bmojo_kernels as bk
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from bmojo_kernels.innovation_topk.naive import innovation_topk_naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,6 +156,61 @@ class TestPriority:
         assert part.tolist() == whole[:, 7:].tolist()
 
 
+class TestTensors:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("rule", RULES)
+    def test_they_give_what_arrays_give(self, rule, dtype):
+        scores = (
+            torch.from_numpy(np.random.default_rng(0).standard_normal((3, 65))).to(dtype).requires_grad_()
+        )
+        options = {"budget": 4, "window": 8, "chunk": 3, "rule": rule, "threshold": 0.5, "seed": 2}
+        index = bk.innovation_topk(scores, **options)
+        assert index.dtype == torch.int64
+        assert not index.requires_grad
+        expected = bk.innovation_topk(scores.detach().double().numpy(), **options)
+        assert_close(index, expected, "bitwise")
+        assert torch.equal(bk.innovation_topk(scores, **options, backend="naive"), index)
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("backend", [None, "naive"])
+    def test_packed_sequences_give_what_each_gives_alone(self, rule, backend):
+        scores, edges = torch.rand(1, 40), torch.tensor([0, 1, 1, 20, 40])
+        options = {"budget": 3, "window": 6, "chunk": 4, "rule": rule, "threshold": 0.5, "backend": backend}
+        alone = []
+        for low, high in itertools.pairwise(edges.tolist()):
+            index = bk.innovation_topk(scores[:, low:high], **options)
+            alone.append(torch.where(index >= 0, index + low, index))
+        found = bk.innovation_topk(scores, **options, cu_seqlens=edges)
+        assert torch.equal(found, torch.cat(alone, 1))
+        arrays = bk.innovation_topk(scores.numpy(), **options, cu_seqlens=edges.numpy())
+        assert_close(arrays, found, "bitwise")
+
+    @pytest.mark.parametrize("length", [0, 1, 2, 63, 64, 65, 1000])
+    def test_lengths(self, length):
+        scores = torch.rand(2, length)
+        index = bk.innovation_topk(scores, budget=5, window=64, chunk=64)
+        assert index.shape == (2, -(-length // 64), 5)
+        assert_close(index, innovation_topk_naive(scores.double().numpy(), 5, 64, 64), "bitwise")
+        assert bk.innovation_topk(scores[:0], budget=5).shape == (0, length, 5)
+
+    def test_torch_knows_the_operator(self):
+        operator = torch.ops.bmojo.innovation_topk.default
+        for edges in (None, torch.tensor([0, 4, 11])):
+            torch.library.opcheck(operator, (torch.rand(1, 11), edges, 3, 4, 2, "top", None, 0))
+
+    @pytest.mark.slow
+    def test_compiles_as_one_graph_and_is_exported(self):
+        class Model(torch.nn.Module):
+            def forward(self, x):
+                index = bk.innovation_topk(x.square(), budget=3, window=4, chunk=2)
+                return x.gather(1, index[:, -1].clamp_min(0))
+
+        x = torch.randn(2, 11)
+        expected = Model()(x)
+        assert torch.equal(torch.compile(Model(), fullgraph=True)(x), expected)
+        assert torch.equal(torch.export.export(Model(), (x,)).module()(x), expected)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("scores", "options", "message"),
@@ -168,6 +224,12 @@ class TestErrors:
             (np.ones((1, 3)), {"window": 0}, "window=0"),
             (np.ones((1, 3)), {"rule": "best"}, "rule='best'"),
             (np.ones((1, 3)), {"rule": "threshold"}, "needs a threshold"),
+            (np.ones((2, 3)), {"cu_seqlens": [0, 3]}, "a batch of 2"),
+            (np.ones((1, 3)), {"cu_seqlens": [0, 2]}, "cu_seqlens"),
+            (torch.ones(1, 3), {"cu_seqlens": torch.tensor([0, 4])}, "cu_seqlens"),
+            (torch.full((1, 3), torch.nan), {}, "NaN"),
+            (torch.ones(1, 3, dtype=torch.int64), {}, "int64"),
+            (np.ones((1, 3)), {"backend": "fast"}, "backend='fast'"),
         ],
     )
     def test_what_cannot_be_used_is_named(self, scores, options, message):
