@@ -8,6 +8,7 @@ from bmojo_kernels.innovation_topk.op import RULES, KeptSet, innovation_topk, se
 from bmojo_kernels.linear_scan.op import linear_scan
 from bmojo_kernels.lti_scan.op import lti_scan
 from bmojo_kernels.memory_attention.op import memory_attention
+from bmojo_kernels.memory_attention.step import memory_attention_step
 from bmojo_kernels.selective_scan.op import selective_scan
 from bmojo_kernels.ssd_scan.op import ssd_scan, ssd_step
 
@@ -25,6 +26,7 @@ __all__ = [
     "linear_scan",
     "lti_scan",
     "memory_attention",
+    "memory_attention_step",
     "selection_priority",
     "selective_scan",
     "ssd_scan",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import choose, is_tensor
+from bmojo_kernels.checks import alike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +112,9 @@ def memory_attention(
     if not is_tensor(q):
         raise ValueError(f"memory_attention: q of type {type(q).__name__} came; tensors are needed.")
     chunk = window if chunk is None else chunk
+    k, v, fading, eidetic, retrieved, q_fading, q_eidetic, q_retrieved = _in_one_dtype(
+        q, k, v, fading, eidetic, retrieved, q_fading, q_eidetic, q_retrieved
+    )
     _check_numbers(window, chunk, start)
     _check_keys(q, k, v, fading, eidetic, retrieved)
     _check_queries(q, q_fading=q_fading, q_eidetic=q_eidetic, q_retrieved=q_retrieved)
@@ -138,6 +142,13 @@ def memory_attention(
     from bmojo_kernels.memory_attention.torch_op import memory_attention_tensor
 
     return memory_attention_tensor(q, k, v, **memories, **options, backend=chosen)
+
+
+def _in_one_dtype(q: Any, *others: Any) -> Any:
+    """Under autocast the others in the dtype of the queries; elsewhere as they came, to be checked."""
+    return [
+        x if x is None else alike(q, x)[0] if is_tensor(x) else (*alike(q, *x[:2]), *x[2:]) for x in others
+    ]
 
 
 def _shapes(**tensors: Any) -> str:
