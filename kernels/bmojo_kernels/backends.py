@@ -29,13 +29,13 @@ __all__ = [
 REAL = ("float32", "float64", "bfloat16")
 COMPLEX = ("complex64", "complex128")
 
-# What each operation has beside its naive definition, and the dtypes that this takes. On a GPU float64 has no
-# place: its rate there is that of the processor next to it.
+# What each operation has beside its naive definition, and the dtypes that this takes. On a GPU float64 is no
+# faster than on the processor next to it; there it only ranks.
 KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "causal_conv1d": {"numba": REAL, "triton": ("float32", "bfloat16")},
     "gated_delta_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
     "gated_kalman_scan": {"numba": REAL},
-    "innovation_topk": {"numba": REAL},
+    "innovation_topk": {"numba": REAL, "triton": REAL},
     "linear_scan": {"numba": REAL + COMPLEX, "triton": ("float32", "bfloat16", "complex64")},
     "lti_scan": {"numba": ("float64",)},
     "memory_attention": {"numba": REAL, "triton": ("float32", "bfloat16")},

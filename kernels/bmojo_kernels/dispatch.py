@@ -19,16 +19,21 @@ _asleep = ExitStack()
 
 
 def register_triton(
-    operator: Any, backward: Any, operation: str, save: Callable[..., None], differentiate: Callable[..., Any]
+    operator: Any,
+    backward: Any,
+    operation: str,
+    save: Callable[..., None] | None = None,
+    differentiate: Callable[..., Any] | None = None,
 ) -> None:
     """Let an operator and that of its gradients run `<operation>/triton_gpu.py` on a GPU.
 
     Parameters
     ----------
     operator, backward : CustomOpDef
+        None for one that has no gradient.
     operation : str
         Folder of the module, which has `forward` and `backward` with the operators' arguments.
-    save, differentiate : callable
+    save, differentiate : callable, optional
         What was given to `register_autograd`.
     """
 
@@ -36,8 +41,10 @@ def register_triton(
         return import_module(f"bmojo_kernels.{operation}.triton_gpu")
 
     operator.register_kernel("cuda")(lambda *inputs: kernels().forward(*inputs))
-    backward.register_kernel("cuda")(lambda *inputs: kernels().backward(*inputs))
     _registered[operator] = (backward, kernels, save, differentiate)
+    if backward is None:
+        return
+    backward.register_kernel("cuda")(lambda *inputs: kernels().backward(*inputs))
     if interpreting():
         # Also on the CPU, but asleep there: until it is woken what the operator was made of runs.
         backward.register_kernel("cpu")(lambda *inputs: kernels().backward(*inputs))
@@ -52,6 +59,8 @@ def through(operator: Any, backend: str, x: Tensor) -> Callable[..., Any]:
 def _interpreted(operator: Any) -> Callable[..., Any]:
     gradient_operator, kernels, save, differentiate = _registered[operator]
     forward = kernels().forward
+    if gradient_operator is None:
+        return forward
 
     class Interpreted(torch.autograd.Function):
         setup_context = staticmethod(save)

@@ -1,7 +1,7 @@
 """`gated_delta_scan` on the GPU: one triangular system for each chunk, then products of matrices.
 
-Within a chunk the errors solve `(I + L) E = V - diag(decay) K S^T`, with `L[t, s] = decay(s to t) beta_s k_t k_s`
-below the diagonal. All chunks at once invert `I + L`, row by row, and apply it to values and keys; the chunks
+Within a chunk the errors solve `(I + L) E = V - diag(decay) K S^T`, where `L[t, s]` is the decay from s to t
+times `beta_s k_t k_s` below the diagonal. All chunks at once invert `I + L`, row by row, and apply it to values and keys; the chunks
 of a sequence follow one after the other with the errors that the state leaves and the state that these write;
 all chunks at once read the outputs. The gradient is the same three passes with time turned round, and the
 transposed inverse.
@@ -170,7 +170,7 @@ def _prepare_back(
     q, k, log_decay, beta, do, derrors, values, keys, first_row, sequence, bounds, H, K, V, LENGTH, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the outputs and errors of a chunk give to its values, and keys as the state after it meets them."""
+    """What outputs and errors of a chunk give to its values, and keys as the state after it meets them."""
     _, first, count = _place(first_row, sequence, bounds, LENGTH)
     head, t = tl.program_id(1), tl.arange(0, STEPS)
     here = t < count
@@ -358,8 +358,8 @@ def backward(
     launch(_prepare_back, grid, q, k, log_decay, beta, do, derrors, values, keys, *where, *sizes, **options)
     follow = _follow_options(q, chunks, V)
     launch(
-        _follow_back, (chunks.sequences, heads, ceil_div(V, follow["COLUMNS"])), q, k, log_decay, values, keys,
-        do, dlast, given, later, dh0, chunks.offsets, chunks.bounds, *sizes, **follow,
+        _follow_back, (chunks.sequences, heads, ceil_div(V, follow["COLUMNS"])), q, k, log_decay, values,
+        keys, do, dlast, given, later, dh0, chunks.offsets, chunks.bounds, *sizes, **follow,
     )  # fmt: skip
     launch(
         _gradients, grid, q, k, log_decay, beta, errors, states, later, do, given, dq, dk, dlog_decay, dbeta,

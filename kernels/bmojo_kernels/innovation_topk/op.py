@@ -101,10 +101,12 @@ def innovation_topk(
         raise ValueError("rule='threshold' needs a threshold.")
     chosen = choose("innovation_topk", device, backend, kind)
     if tensors and chosen != "naive":
+        from bmojo_kernels.dispatch import through
         from bmojo_kernels.innovation_topk.torch_op import innovation_topk_core
 
         level = None if threshold is None else float(threshold)
-        return innovation_topk_core(scores.detach(), cu_seqlens, budget, window, chunk, rule, level, seed)
+        run = through(innovation_topk_core, chosen, scores)
+        return run(scores.detach(), cu_seqlens, budget, window, chunk, rule, level, seed)
     options = {"budget": budget, "window": window, "chunk": chunk, "rule": rule, "threshold": threshold}
     edges = None if cu_seqlens is None else np.asarray(cu_seqlens)
     if not tensors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bmojo_kernels.dispatch import register_triton
 from bmojo_kernels.innovation_topk.sets import sets
 
 __all__ = ["innovation_topk_core"]
@@ -45,3 +46,6 @@ def _(scores, cu_seqlens, budget, window, chunk, rule, threshold, seed) -> Tenso
         -(-scores.shape[1] // chunk) if cu_seqlens is None else torch.library.get_ctx().new_dynamic_size()
     )
     return scores.new_empty(scores.shape[0], chunks, budget, dtype=torch.int64)
+
+
+register_triton(innovation_topk_core, None, "innovation_topk")

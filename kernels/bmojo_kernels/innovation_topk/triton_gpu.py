@@ -6,6 +6,8 @@ before it, the first `m` stay, and a running count gives each its place, in orde
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import triton
@@ -88,13 +90,11 @@ def forward(
         )
     capturing = scores.is_cuda and torch.cuda.is_current_stream_capturing()
     if scores.device.type != "meta" and not capturing and bool(scores.isnan().any()):
-        raise ValueError(
-            "innovation_topk: scores has NaN; every sample needs a number (-inf is never kept)."
-        )
+        raise ValueError("innovation_topk: scores has NaN; every sample needs a number (-inf is never kept).")
     edges = [0, length] if cu_seqlens is None else cu_seqlens.tolist()
     bounds = torch.tensor(edges, device=scores.device, dtype=torch.int64)
     first = [0]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         first.append(first[-1] + ceil_div(high - low, chunk))
     index = torch.full((batch, first[-1], budget), -1, device=scores.device, dtype=torch.int64)
     if index.numel() == 0:
@@ -118,7 +118,7 @@ def _priority(scores: Tensor, edges: list[int], rule: str, threshold: float | No
         return scores.detach().double().contiguous()
     blank = np.zeros((len(scores), 0))
     pieces = [blank]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         zeros = np.zeros((len(scores), high - low))
         pieces.append(selection_priority(zeros, rule="fifo" if rule == "threshold" else rule, seed=seed))
     found = torch.from_numpy(np.concatenate(pieces, axis=1)).to(scores.device)

@@ -349,6 +349,22 @@ def eidetic_index(B, T, window, chunk, places, start, S, cu):
     return torch.from_numpy(np.stack(rows)).expand(B, -1, -1).clone().to(DEVICE)
 
 
+@pytest.mark.parametrize("rule", ["top", "threshold", "fifo", "random"])
+@pytest.mark.parametrize(
+    ("B", "T", "places", "window", "chunk", "cu"),
+    [(2, 31, 4, 6, 3, None), (1, 1, 2, 1, 1, None), (1, 21, 3, 5, 5, PACKED), (2, 17, 40, 4, 4, None)],
+)
+def test_innovation_topk(rule, B, T, places, window, chunk, cu):
+    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 6, (B, T))).float().to(DEVICE)
+    scores[:, 3::5] = -torch.inf
+    bounds = None if cu is None else torch.tensor(cu, device=DEVICE)
+    options = {"budget": places, "window": window, "chunk": chunk, "rule": rule, "threshold": 2.5, "seed": 7}
+    found, expected = (
+        bk.innovation_topk(scores, **options, cu_seqlens=bounds, backend=name) for name in ("triton", "naive")
+    )
+    assert torch.equal(found, expected)
+
+
 def test_memory_attention():
     attention_case()
 
@@ -387,14 +403,25 @@ def test_memory_attention_with_nothing_to_see():
     assert all(torch.isfinite(x).all() for x in gradients)
 
 
-@pytest.mark.parametrize("operation", ["linear_scan", "selective_scan", "ssd_scan"])
+def test_innovation_topk_refuses_what_is_not_a_number():
+    scores = torch.tensor([[1.0, float("nan")]], device=DEVICE)
+    with pytest.raises(ValueError, match="NaN"):
+        bk.innovation_topk(scores, budget=1, backend="triton")
+
+
+OPERATIONS = {
+    "linear_scan": lambda x: (x, x),
+    "selective_scan": lambda x: (x, x, -x[0, :3], x, x),
+    "ssd_scan": lambda x: (x.unsqueeze(-1), -x, x, x),
+    "gated_delta_scan": lambda x: (*(x.unsqueeze(-1),) * 3, -x, x),
+    "causal_conv1d": lambda x: (x, x[0, :3]),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_public_function_interprets_where_asked(operation):
     x = numbers(2, 17, 3, low=0.0).requires_grad_()
-    arguments = {
-        "linear_scan": lambda: (x, x),
-        "selective_scan": lambda: (x, x, -x[0, :3], x, x),
-        "ssd_scan": lambda: (x.unsqueeze(-1), -x, x, x),
-    }[operation]()
+    arguments = OPERATIONS[operation](x)
     backends = ("triton", "naive") if ON_GPU else ("triton", "naive", "numba")
     results = [getattr(bk, operation)(*arguments, backend=name) for name in backends]
     gradients = [torch.autograd.grad(y.sum() + last.square().sum(), x)[0] for y, last in results]
@@ -402,6 +429,20 @@ def test_the_public_function_interprets_where_asked(operation):
         assert_close(results[0][0], results[i][0], "recurrence")
         assert_close(results[0][1], results[i][1], "recurrence")
         assert_close(gradients[0], gradients[i], "recurrence")
+
+
+def test_the_public_memory_attention_interprets_where_asked():
+    q, k, v, kf, vf = (numbers(1, 9, h, 5, seed=i).requires_grad_() for i, h in enumerate((2, 1, 1, 1, 1)))
+    index = bk.innovation_topk(numbers(1, 9), budget=3, window=3, chunk=3)
+    results = []
+    for name in ("triton", "naive"):
+        out, lse = bk.memory_attention(
+            q, k, v, window=3, fading=(kf, vf), eidetic_index=index, chunk=3, backend=name
+        )
+        loss = out.square().sum() + lse.sum()
+        results.append((out, lse, *torch.autograd.grad(loss, (q, k, v, kf, vf))))
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected, "recurrence")
 
 
 @pytest.mark.skipif(not ON_GPU, reason="what the device compiles")

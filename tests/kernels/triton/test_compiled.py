@@ -47,6 +47,11 @@ def causal_conv1d(kernels, dtype, width):
     kernels.backward(*inputs, y, tail)
 
 
+def innovation_topk(kernels, dtype, width):
+    for places, chunk in ((64, 64), (4 * width, 256), (1024, 1024)):
+        kernels.forward(blank(2, 8192, dtype=dtype), None, places, 1024, chunk, "top", None, 0)
+
+
 def ssd_scan(kernels, dtype, width):
     x, B = blank(2, 512, 8, width, dtype=dtype), blank(2, 512, 1, 128, dtype=dtype)
     log_decay, h0 = blank(2, 512, 8), blank(2, 8, width, 128)
