@@ -491,8 +491,8 @@ class Inputs(NamedTuple):
         return self.k_retrieved is not None and self.k_retrieved.shape[1] > 0
 
 
-# Queries and keys of a tile, warps, tiles in flight: the largest that stay in registers, by chip, dtype, width;
-# of queries forward, of queries for their gradients, of keys for theirs.
+# Queries and keys of a tile, warps, tiles in flight: the largest that stay in registers, by chip, dtype and
+# width; of queries forward, of queries for their gradients, of keys for theirs.
 SIZES = {
     ("sm_80", "bfloat16", 64): ((64, 64, 4, 2), (64, 32, 4, 1), (64, 32, 4, 1)),
     ("sm_80", "bfloat16", 128): ((64, 32, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
