@@ -18,7 +18,14 @@ from realization.identification.regression import FirstState, best_first_state
 from realization.signals.spans import spans_of
 from realization.systems.responses import first_states, free_response, joined, predictor_states
 
-__all__ = ["first_state_prior", "innovation_covariance", "kalman_gain", "noise_model", "one_step_innovations"]
+__all__ = [
+    "first_state_prior",
+    "innovation_covariance",
+    "kalman_gain",
+    "noise_model",
+    "one_step_innovations",
+    "residual_covariance",
+]
 
 Array = NDArray[np.float64]
 CHUNK = 8192
@@ -168,10 +175,22 @@ def _memory(A: Array, longest: int) -> int:
     return min(length, longest) if size <= 1e-20 else longest
 
 
-def innovation_covariance(e: Array, spent: float = 0.0) -> Array:
-    """Sample covariance, never singular: with a floor at the rounding of unit-variance outputs.
+def residual_covariance(
+    A: Array, B: Array, C: Array, D: Array, K: Array, u: Array, y: Array, starts: Sequence[int] = (0,)
+) -> Array:
+    """Covariance of the innovations of a record; of several experiments, with the most probable first states.
 
-    `spent` is the number of samples that were spent on first states beyond that of one experiment.
+    Free ones would explain short experiments by themselves, and leave no innovations.
     """
-    covariance = e.T @ e / max(len(e) - spent, 1.0)
+    if len(starts) == 1:
+        return innovation_covariance(one_step_innovations(A, B, C, D, K, u, y)[0])
+    prior = first_state_prior(A, B, C, D, K, u, y, starts)
+    e, _, spent = _innovations_and_spent(A, B, C, D, K, u, y, starts, prior)
+    left = max(e.size - spent, 1.0) / e.size
+    return innovation_covariance(e / np.sqrt(left))
+
+
+def innovation_covariance(e: Array) -> Array:
+    """Sample covariance, never singular: with a floor at the rounding of unit-variance outputs."""
+    covariance = e.T @ e / len(e)
     return (covariance + covariance.T) / 2 + 1e-28 * np.eye(e.shape[1])

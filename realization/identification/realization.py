@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +11,21 @@ from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
 from realization.identification.gaps import noise_over_gaps
-from realization.identification.noise import innovation_covariance, one_step_innovations
+from realization.identification.noise import one_step_innovations, residual_covariance
 from realization.signals.spans import starts_within
 from realization.systems.models import InnovationsModel
 
-__all__ = ["Realization", "errors", "fits", "longest_memory", "part", "reflect_poles", "spread", "unscaled"]
+__all__ = [
+    "Realization",
+    "errors",
+    "fits",
+    "longest_memory",
+    "part",
+    "reflect_poles",
+    "spread",
+    "stacked_states",
+    "unscaled",
+]
 
 Array = NDArray[np.float64]
 STABLE_RADIUS = 0.9999
@@ -70,8 +81,13 @@ def _noise(found: Realization, scaled: Scaling) -> Array:
     matrices, y = found[:5], scaled.y - found.offset
     if scaled.has_gaps:
         return noise_over_gaps(*matrices, scaled.u, y, scaled.starts)
-    e, _ = one_step_innovations(*matrices, scaled.u, y, scaled.starts)
-    return innovation_covariance(e, (len(scaled.starts) - 1) * len(found.A) / len(found.C))
+    return residual_covariance(*matrices, scaled.u, y, scaled.starts)
+
+
+def stacked_states(parts: Sequence[Array]) -> Array:
+    """First states of models side by side, (n,) or (E, n); what holds for one experiment holds for all."""
+    leading = max((part.shape[:-1] for part in parts), key=len)
+    return np.concatenate([np.broadcast_to(part, (*leading, part.shape[-1])) for part in parts], axis=-1)
 
 
 def reflect_poles(A: Array) -> Array:

@@ -395,6 +395,16 @@ class TestProbableFirstStates:
         assert np.linalg.norm(free) < 1e-6 * np.linalg.norm(y)
         assert np.linalg.norm(probable) > 0.5 * np.linalg.norm(y)
 
+    def test_the_noise_of_short_experiments_is_not_explained_away(self):
+        data = joint([6] * 120, noise=0.3, seed=17)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = rz.arx(data, na=3, nb=4, nk=0).model
+        assert model.n_states == 6
+        # Six states and six samples of two outputs: half of all values would go for first states.
+        assert np.linalg.eigvalsh(model.Re)[0] > 0.03
+        assert np.linalg.eigvalsh(model.Re)[1] < 1.0
+
     def test_in_a_long_experiment_it_makes_no_difference(self):
         data = joint([2000], noise=0.3, seed=14)
         prior = first_state_prior(*self.MODEL, data.u, data.y - 5)
