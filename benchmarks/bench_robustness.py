@@ -10,6 +10,7 @@ own, which some of them abort; `peers` as an argument measures them again and ke
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -185,9 +186,13 @@ PEERS: dict[str, Callable[[rz.IOData, int], str]] = {
 }
 
 
+MODULES = {"SLICOT": "ctrlsys", "SIPPY": "sippy_unipi", "nfoursid": "nfoursid.nfoursid"}
+
+
 def worker(peer: str, condition: str, name: str, first: int) -> None:
     """The outcome of each order from `first` on, one a line; each in a fork, which may die of it."""
     warnings.simplefilter("ignore")
+    importlib.import_module(MODULES[peer.split()[0]])  # once, and not in each fork
     data, console = records(condition)[name], os.dup(1)
     os.dup2(2, 1)  # some peers print to where the outcomes go
     for order in range(first, ORDERS.stop):
