@@ -34,7 +34,7 @@ COMPLEX = ("complex64", "complex128")
 KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "causal_conv1d": {"numba": REAL, "triton": ("float32", "bfloat16")},
     "gated_delta_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
-    "gated_kalman_scan": {"numba": REAL},
+    "gated_kalman_scan": {"numba": REAL, "triton": ("float32", "bfloat16")},
     "innovation_topk": {"numba": REAL, "triton": REAL},
     "linear_scan": {"numba": REAL + COMPLEX, "triton": ("float32", "bfloat16", "complex64")},
     "lti_scan": {"numba": ("float64",)},

@@ -1,10 +1,10 @@
 """`gated_delta_scan` on the GPU: one triangular system for each chunk, then products of matrices.
 
 Within a chunk the errors solve `(I + L) E = V - diag(decay) K S^T`, where `L[t, s]` is the decay from s to t
-times `beta_s k_t k_s` below the diagonal. All chunks at once invert `I + L`, row by row, and apply it to values
-and keys; the chunks of a sequence follow one after the other with the errors that the state leaves and the
-state that these write; all chunks at once read the outputs. The gradient is the same three passes with time
-turned round, and the transposed inverse.
+times `beta_s k_t k_s` below the diagonal. All chunks at once invert `I + L`, row by row, and apply it to
+values and keys; the chunks of a sequence follow one after the other with the errors that the state leaves and
+the state that these write; all chunks at once read the outputs. The gradient is the same three passes with
+time turned round, and the transposed inverse.
 """
 
 from __future__ import annotations

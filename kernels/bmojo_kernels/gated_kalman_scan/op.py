@@ -139,7 +139,8 @@ def gated_kalman_scan(
     U0 = None if h0 is None else h0[1]
     log_decay = log_decay.to(state)
     right = torch.stack([q, k], 3) if innovations else q.unsqueeze(3)
-    if choose("gated_kalman_scan", q.device.type, backend, q.dtype) == "naive":
+    chosen = choose("gated_kalman_scan", q.device.type, backend, q.dtype)
+    if chosen == "naive":
         from bmojo_kernels.gated_kalman_scan.naive import kalman_solve_naive
 
         wide = [m.to(state) for m in (k, log_decay, right)]
@@ -147,7 +148,7 @@ def gated_kalman_scan(
     else:
         from bmojo_kernels.gated_kalman_scan.torch_op import kalman_solve
 
-        solved, H = kalman_solve(k, log_decay, right, H0, cu_seqlens, ridge, steps)
+        solved, H = kalman_solve(k, log_decay, right, H0, cu_seqlens, ridge, steps, chosen)
 
     def read(x: Tensor) -> tuple[Tensor, Tensor]:
         return ssd_scan(v.to(state), log_decay, k.to(state), x, h0=U0, cu_seqlens=cu_seqlens, backend=backend)
@@ -213,8 +214,8 @@ def gated_kalman_step(
     import torch
 
     k, v = alike(q, k, v)
-    one = [m.unsqueeze(1) for m in (q, k, v, log_decay)]
-    _check(*one, None if alpha is None else alpha.unsqueeze(1), state, ridge, steps, None)
+    q1, k1, v1, log1 = (m.unsqueeze(1) for m in (q, k, v, log_decay))
+    _check(q1, k1, v1, log1, None if alpha is None else alpha.unsqueeze(1), state, ridge, steps, None)
     number = state_dtype(q)
     log_decay, H, U = (m.to(number) for m in (log_decay, *state))
     right = torch.stack([q, k], 2).to(number)
@@ -223,12 +224,13 @@ def gated_kalman_step(
 
         H, x = H.clone(memory_format=torch.contiguous_format), empty_like(right)
         arrays = [as_numpy(m) for m in (k, log_decay, right, H, x, H[:0])]
-        forward(*arrays, np.arange(len(k) + 1), 1, ridge, steps, 0, len(k) * k.shape[1])
+        options = [np.arange(len(k) + 1), 1, ridge, steps, 0, len(k) * k.shape[1]]
+        forward(*[*arrays, *options])
     else:
         from bmojo_kernels.gated_kalman_scan.naive import kalman_solve_naive
 
-        wide = [m.unsqueeze(1).to(number) for m in (k, log_decay, right)]
-        x, H = kalman_solve_naive(*wide, H, ridge, steps)
+        k1, log1, right1 = (m.unsqueeze(1).to(number) for m in (k, log_decay, right))
+        x, H = kalman_solve_naive(k1, log1, right1, H, ridge, steps)
         x = x[:, 0]
     read, gain = x[:, :, 0], x[:, :, 1]
     query = read if alpha is None else torch.lerp(q.to(number), read, alpha.to(number).unsqueeze(-1))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
 from bmojo_kernels.checks import learning
+from bmojo_kernels.dispatch import register_triton, through
 from bmojo_kernels.gated_kalman_scan import numba_cpu
 from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.tasks import run_tasks
@@ -19,11 +20,19 @@ STRIDE = 32
 
 
 def kalman_solve(
-    k: Tensor, log_decay: Tensor, r: Tensor, H0: Tensor, cu_seqlens: Tensor | None, ridge: float, steps: int
+    k: Tensor,
+    log_decay: Tensor,
+    r: Tensor,
+    H0: Tensor,
+    cu_seqlens: Tensor | None,
+    ridge: float,
+    steps: int,
+    backend: str = "numba",
 ) -> tuple[Tensor, Tensor]:
     """Solutions (B, T, H, R, K) of `(H_t + lambda_t I) x = r`, last H (S, H, K, K); of the state's dtype."""
     keep = learning(k, log_decay, r, H0)
-    x, last, _ = kalman_solve_core(k, log_decay, r, H0, cu_seqlens, ridge, steps, keep)
+    solve = through(kalman_solve_core, backend, k)
+    x, last, _ = solve(k, log_decay, r, H0, cu_seqlens, ridge, steps, keep)
     return x, last
 
 
@@ -127,3 +136,4 @@ def _differentiate(ctx, dx: Tensor, dlast: Tensor, _: Tensor):
 
 
 kalman_solve_core.register_autograd(_differentiate, setup_context=_save)
+register_triton(kalman_solve_core, _backward, "gated_kalman_scan", _save, _differentiate)

@@ -29,7 +29,7 @@ from bmojo_kernels.triton_support import (
     store_tile,
 )
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "pass_states", "states_between"]
 
 HEADS = 4  # heads whose shares of dB and dC one program adds up
 
@@ -233,20 +233,32 @@ def _cut(x: Tensor, cu_seqlens: Tensor | None, chunk: int) -> Chunks:
     return chunked(x, cu_seqlens, chunk)
 
 
-def _passed(
+def states_between(
     left: Tensor, log_decay: Tensor, right: Tensor, edge: Tensor, chunks: Chunks, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """The state before each chunk and the last one; backwards the gradients after each, and the first."""
+    """The state before each chunk and the last one; backwards the gradients after each, and the first.
+
+    Steps write `left right^T`, (B, T, H, P) and (B, T, G, N).
+    """
     (heads, width), (groups, states) = left.shape[2:], right.shape[2:]
     options = _options(left, chunks, states, False)
     tiles = ceil_div(width, options["PARTS"]) * ceil_div(states, options["STATES"])
-    added, passed = (edge.new_empty(chunks.count, heads, width, states) for _ in range(2))
-    decay, end, size = edge.new_empty(chunks.count, heads), torch.empty_like(edge), width * states
+    added = edge.new_empty(chunks.count, heads, width, states)
+    decay = edge.new_empty(chunks.count, heads)
     launch(
-        _add, (chunks.count, heads, tiles), left, log_decay, right, added, decay,
-        chunks.first, chunks.sequence, chunks.bounds, heads, groups, width, states, chunks.length,
-        REVERSE=reverse, **options,
+        _add, (chunks.count, heads, tiles), left, log_decay, right, added, decay, chunks.first,
+        chunks.sequence, chunks.bounds, heads, groups, width, states, chunks.length, REVERSE=reverse,
+        **options,
     )  # fmt: skip
+    return pass_states(added, decay, edge, chunks, reverse)
+
+
+def pass_states(
+    added: Tensor, decay: Tensor, edge: Tensor, chunks: Chunks, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """As `states_between`, from what each chunk adds and how much it leaves."""
+    passed, end = torch.empty_like(added), torch.empty_like(edge)
+    heads, size = added.shape[1], added.shape[2] * added.shape[3]
     block = min(power_of_two(size), 512)
     launch(
         _pass, (chunks.sequences, heads, ceil_div(size, block)), added, decay, edge, passed, end,
@@ -262,7 +274,7 @@ def forward(
     """The operator `bmojo::ssd_scan` on a GPU."""
     chunks = _cut(x, cu_seqlens, chunk)
     x, log_decay, B, C, h0 = (y.contiguous() for y in (x, log_decay, B, C, h0))
-    states, last = _passed(x, log_decay, B, h0, chunks, reverse=False)
+    states, last = states_between(x, log_decay, B, h0, chunks, reverse=False)
     y = torch.empty_like(x)
     (heads, width), (groups, size) = x.shape[2:], B.shape[2:]
     options = _options(x, chunks, size, False)
@@ -280,7 +292,7 @@ def backward(
     """The operator `bmojo::ssd_scan_backward` on a GPU."""
     chunks = _cut(x, cu_seqlens, chunk)
     x, log_decay, B, C, dy, dlast = (y.contiguous() for y in (x, log_decay, B, C, dy, dlast))
-    later, dh0 = _passed(dy, log_decay, C, dlast, chunks, reverse=True)
+    later, dh0 = states_between(dy, log_decay, C, dlast, chunks, reverse=True)
     dx, dlog_decay = torch.empty_like(x), torch.empty_like(log_decay)
     (heads, width), (groups, size) = x.shape[2:], B.shape[2:]
     options = _options(x, chunks, size, True)

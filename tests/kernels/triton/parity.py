@@ -17,6 +17,7 @@ import pytest
 import torch
 from bmojo_kernels.causal_conv1d.naive import causal_conv1d_naive
 from bmojo_kernels.gated_delta_scan.naive import gated_delta_scan_naive
+from bmojo_kernels.gated_kalman_scan.naive import kalman_solve_naive
 from bmojo_kernels.linear_scan.naive import linear_scan_naive
 from bmojo_kernels.memory_attention.naive import memory_attention_naive
 from bmojo_kernels.packing import apart
@@ -59,6 +60,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(kernels("linear_scan"), "SHORTEST", 16)
     monkeypatch.setattr(kernels("selective_scan"), "GPU_STRIDE", 16)
     monkeypatch.setattr(kernels("gated_delta_scan"), "gpu_chunk", lambda q: 16)
+    monkeypatch.setattr(kernels("gated_kalman_scan"), "STRIDE", 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "LENGTH", 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "STEPS", 8)
     sizes = kernels("memory_attention")._sizes
@@ -347,6 +349,48 @@ def eidetic_index(B, T, window, chunk, places, start, S, cu):
             kept = np.sort(rng.permutation(eligible)[:places])
             rows.append(np.pad(kept, (0, places - len(kept)), constant_values=-1))
     return torch.from_numpy(np.stack(rows)).expand(B, -1, -1).clone().to(DEVICE)
+
+
+def kalman_case(B, T, H, K, sides, dtype, cu=None, logs=None):
+    module, bounds = kernels("gated_kalman_scan"), None if cu is None else torch.tensor(cu, device=DEVICE)
+    first = numbers(B if cu is None else len(cu) - 1, H, K, K)
+    inputs = (
+        numbers(B, T, H, K, dtype=dtype), -numbers(B, T, H, low=0.0) if logs is None else logs,
+        numbers(B, T, H, sides, K, dtype=dtype), first @ first.mT,
+    )  # fmt: skip
+    # With so strong a ridge nine steps are exact, which the implicit gradient takes them for.
+    ridge, steps = 2.0, 9
+
+    def oracle(k, g, r, h0):
+        def alone(k, g, r, h0):
+            return kalman_solve_naive(k, g, r, h0, ridge, None)
+
+        return apart("gated_kalman_scan", alone, [k, g, r], [(h0 + h0.mT) / 2], bounds)
+
+    compare(
+        lambda *x: module.forward(*x, bounds, ridge, steps, True),
+        lambda found, w: module.backward(*inputs[:3], found[0], found[2], bounds, ridge, steps, *w),
+        oracle,
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("T", [1, 17] + [300] * ON_GPU)
+def test_gated_kalman_scan(T):
+    kalman_case(1, T, 2, 5, 2, torch.float32)
+
+
+def test_gated_kalman_scan_in_bfloat16_packed_and_wide():
+    kalman_case(1, 5, 1, 5, 1, torch.bfloat16)
+    kalman_case(1, 21, 1, 5, 1, torch.float32, PACKED)
+    kalman_case(1, 3, 1, 35, 1, torch.float32)
+
+
+def test_gated_kalman_scan_extreme_gates():
+    logs = -numbers(1, 17, 1, low=0.0)
+    logs[:, ::5], logs[:, 1::5] = -1e4, 0
+    kalman_case(1, 17, 1, 3, 1, torch.float32, logs=logs)
 
 
 @pytest.mark.parametrize("rule", ["top", "threshold", "fifo", "random"])

@@ -17,7 +17,7 @@ from tests.kernels.triton.aot import SHARED, compiled
 
 CHIPS = ("sm_80", "sm_90", "gfx942")
 # Kernels without a product of matrices, beside all those of the first operations.
-NO_PRODUCTS = {"_pass", "_add_up"}
+NO_PRODUCTS = {"_pass", "_add_up", "_solve"}
 ELEMENTWISE = {"linear_scan", "selective_scan", "causal_conv1d", "innovation_topk"}
 
 
@@ -66,6 +66,17 @@ def gated_delta_scan(kernels, dtype, width):
     kernels.backward(q, q, q, g, g, errors, states, None, 1.0, o, errors, last)
 
 
+def gated_kalman_scan(kernels, dtype, width):
+    k, g, r, h0 = (
+        blank(2, 512, 8, width, dtype=dtype),
+        blank(2, 512, 8),
+        blank(2, 512, 8, 2, width),
+        blank(2, 8, width, width),
+    )
+    x, last, copies = kernels.forward(k, g, r, h0, None, 0.02, 30, True)
+    kernels.backward(k, g, r, x, copies, None, 0.02, 30, x, last)
+
+
 def memory_attention(kernels, dtype, width, chunk=64):
     q, k, few = (blank(2, n, h, width, dtype=dtype) for n, h in ((1024, 8), (1024, 4), (32, 4)))
     index = blank(2, 1024 // chunk, 64, dtype=torch.int64)
@@ -108,7 +119,13 @@ def test_in_float32(operation, width, chip):
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize(
     ("operation", "width"),
-    [("ssd_scan", 128), ("gated_delta_scan", 128), ("memory_attention", 128), ("memory_attention", 256)],
+    [
+        ("ssd_scan", 128),
+        ("gated_delta_scan", 128),
+        ("gated_kalman_scan", 128),
+        ("memory_attention", 128),
+        ("memory_attention", 256),
+    ],
 )
 def test_wide_heads(operation, width, chip):
     check(operation, chip, torch.bfloat16, width)
