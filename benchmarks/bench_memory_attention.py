@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import bmojo_kernels as bk
 import numba
@@ -23,7 +24,7 @@ ROUNDS = 9
 
 def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Callable[[], object]:
     mask = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j < WINDOW), None, None, T, T, device="cpu")
-    compiled = torch.compile(flex_attention)
+    compiled: Any = torch.compile(flex_attention)
     turned = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
 
     def call() -> object:
@@ -33,7 +34,7 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Callable[[], obje
     return call
 
 
-def backward(tensors: list[torch.Tensor], **options: object) -> Callable[[], object]:
+def backward(tensors: list[torch.Tensor], **options: Any) -> Callable[[], object]:
     q, k, v, *fading = (x.clone().requires_grad_() for x in tensors)
     if fading:
         options["fading"] = tuple(fading)
@@ -60,7 +61,7 @@ def main() -> None:
     torch.manual_seed(0)
     q, k, v, *fading = (torch.randn(B, T, H, D) for _ in range(5))
     index = bk.innovation_topk(torch.rand(B, T), budget=PLACES, window=WINDOW, chunk=WINDOW)
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "window": {},
         "window and fading": {"fading": tuple(fading)},
         "window, fading and eidetic": {"fading": tuple(fading), "eidetic_index": index, "chunk": WINDOW},

@@ -1,8 +1,8 @@
 r"""Small matrix products inside Numba kernels, with the sums kept in registers.
 
-Loops that the compiler vectorizes reach a quarter of the processor's rate, and a call of BLAS for a product of
-64 x 64 half of it; here LLVM is told which vectors to hold. The unit of width is one vector of the machine,
-`vector_lanes` numbers: rows of the second factor and of the result are whole vectors.
+Loops that the compiler vectorizes reach a quarter of the processor's rate, and a call of BLAS for a product
+of 64 x 64 half of it; here LLVM is told which vectors to hold. The unit of width is one vector of the
+machine, `vector_lanes` numbers: rows of the second factor and of the result are whole vectors.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def multiply(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, rows, vect
     """`c = a @ b`, or `c += a @ b` unless `fresh`, for blocks inside three contiguous arrays of one dtype.
 
     `a_at`, `b_at`, `c_at` are the places of the first entries, `a_row` and `a_step` the steps of `a` along
-    rows and along the summed index, `b_step` and `c_row` those from row to row of `b` and `c`; all in entries.
+    rows and along the summed index, `b_step` and `c_row` those between rows of `b` and `c`; all in entries.
     `c` is `rows` high and `vectors` vectors of the machine wide, `depth` entries are summed.
     """
     lanes, v = VECTOR_BYTES // c.itemsize, 0

@@ -33,7 +33,8 @@ _POWERS = {
     4: (1.326472763e-3, 9.671512646e-3, 5.550733742e-2, 2.402224209e-1, 6.931469776e-1, 1.0),
     8: tuple(math.log(2.0) ** n / math.factorial(n) for n in range(13, -1, -1)),
 }
-# Bits of the fraction, the exponent of 1, and 1.5 * 2^bits: adding and taking it off rounds to a whole number.
+# Bits of the fraction, the exponent of 1, 1.5 * 2^bits (adding and taking it off rounds to a whole number),
+# and the exponent of the least normal number.
 _LAYOUT = {4: (23, 127, 1.5 * 2.0**23, -126.0), 8: (52, 1023, 1.5 * 2.0**52, -1022.0)}
 
 
@@ -78,11 +79,13 @@ class Writer:
         return self.builder.bitcast(moved, self.vector.as_pointer())
 
     def load(self, address: Any) -> Any:
+        """Vector or number from an address that may lie anywhere."""
         found = self.builder.load(address)
         found.align = self.size
         return found
 
     def store(self, value: Any, address: Any) -> None:
+        """Put a vector where it may lie anywhere."""
         self.builder.store(value, address).align = self.size
 
     def broadcast(self, address: Any) -> Any:
@@ -93,15 +96,19 @@ class Writer:
         return self.builder.shuffle_vector(first, nothing, where)
 
     def add(self, x: Any, y: Any) -> Any:
+        """Sum, in one instruction with a product that it is made of."""
         return self.builder.fadd(x, y, flags=("contract",))
 
     def subtract(self, x: Any, y: Any) -> Any:
+        """Difference, `x - y`."""
         return self.builder.fsub(x, y, flags=("contract",))
 
     def times(self, x: Any, y: Any) -> Any:
+        """Product, in one instruction with a sum that it enters."""
         return self.builder.fmul(x, y, flags=("contract",))
 
     def larger(self, x: Any, y: Any) -> Any:
+        """The larger of two, lane by lane."""
         return self.builder.select(self.builder.fcmp_ordered(">", x, y), x, y)
 
     def exp2(self, x: Any) -> Any:
@@ -151,9 +158,9 @@ def make_pass(
     Returns
     -------
     run : compiled function
-        `run(x, y, state, lanes, rows, first, vectors)` for contiguous matrices `x`, `y` with `lanes` columns, of
-        which `rows` rows and `vectors` vectors from number `first` on are worked on; `x` stands in for a
-        missing `y`.
+        `run(x, y, state, lanes, rows, first, vectors)` for contiguous matrices `x`, `y` with `lanes`
+        columns, of which `rows` rows and `vectors` vectors from number `first` on are worked on; `x` stands
+        in for a missing `y`.
     """
 
     def make(width: int) -> Any:

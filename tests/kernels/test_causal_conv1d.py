@@ -1,6 +1,8 @@
-"""`causal_conv1d`: compiled kernels against the written convolution and torch's own, pieces against the whole."""
+"""`causal_conv1d`: compiled kernels against the written convolution and torch's, pieces against the whole."""
 
 from __future__ import annotations
+
+import itertools
 
 import bmojo_kernels as bk
 import pytest
@@ -74,7 +76,7 @@ def test_packed_sequences_give_what_each_gives_alone(activation):
         bk.causal_conv1d(
             given[0][:, low:high], *given[1:3], activation=activation, initial_state=given[3][i : i + 1]
         )
-        for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        for i, (low, high) in enumerate(itertools.pairwise(edges))
     ]
     expected = [torch.cat([part[i] for part in alone], 1 - i) for i in range(2)]
     assert_close(y, expected[0])

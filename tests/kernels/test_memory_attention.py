@@ -40,8 +40,8 @@ def inputs(
         return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
 
     S, entries = T + before, B if edges is None else len(edges) - 1
-    given, options = [draw(B, T, H, d), draw(B, S, G, d), draw(B, S, G, d_v)], {"window": window, "start": start}
-    options["chunk"] = chunk
+    given = [draw(B, T, H, d), draw(B, S, G, d), draw(B, S, G, d_v)]
+    options = {"window": window, "chunk": chunk, "start": start}
     if edges is not None:
         options["cu_seqlens"] = torch.tensor(edges)
     if fading:
@@ -125,7 +125,9 @@ def test_kernel_and_gradients_are_those_of_the_definition(case):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("sizes", [{"T": 70, "window": 40, "d": 16, "d_v": 12}, {"T": 1000, "B": 1, "H": 1, "G": 1}])
+@pytest.mark.parametrize(
+    "sizes", [{"T": 70, "window": 40, "d": 16, "d_v": 12}, {"T": 1000, "B": 1, "H": 1, "G": 1}]
+)
 def test_lower_precision(sizes, dtype):
     arguments, options = inputs(dtype=DTYPES[dtype], **sizes)
     learned = leaves(arguments, options)
@@ -197,7 +199,7 @@ def test_pieces_give_the_whole(cut, seed):
 
 def test_a_pool_with_rows_of_its_own():
     arguments, options = inputs(T=40, own=False)
-    q, k, v = arguments
+    _, k, v = arguments
     out, _ = bk.memory_attention(*arguments, **options)
     order = torch.randperm(40)
     rows = torch.argsort(order)[options["eidetic_index"].clamp_min(0)]
@@ -220,8 +222,9 @@ def test_steps_give_the_whole(dtype):
         rows = index.clamp_min(0)[..., None, None]
         pool = [x.gather(1, rows.expand(-1, -1, *x.shape[2:])) for x in options["eidetic"]]
         given = {
-            "window": window, "position": t, "fading": tuple(rings[2:]), "eidetic_index": index, "eidetic": tuple(pool),
-            "eidetic_bias": options["eidetic_bias"].gather(1, index.clamp_min(0)), "retrieved": options["retrieved"],
+            "window": window, "position": t, "fading": tuple(rings[2:]), "eidetic_index": index,
+            "eidetic_bias": options["eidetic_bias"].gather(1, index.clamp_min(0)), "eidetic": tuple(pool),
+            "retrieved": options["retrieved"],
         }  # fmt: skip
         given |= {name: options[name][:, t] for name in ("q_fading", "q_eidetic", "q_retrieved")}
         found, found_lse = bk.memory_attention_step(q[:, t], *rings[:2], **given)

@@ -1,7 +1,7 @@
 """`causal_conv1d` on the CPU: outputs do not wait for each other, so runs of rows are the tasks.
 
-Rows of all sequences lie behind one another, (rows, C); `edges` says where each begins, and an input before that
-is one of the sequence's initial state. A bfloat16 array comes as its bits; sums are float32.
+Rows of all sequences lie behind one another, (rows, C); `edges` says where each begins, and an input before
+that is one of the sequence's initial state. A bfloat16 array comes as its bits; sums are float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bmojo_kernels.exponential import LOG2_E, exp2
 __all__ = ["CHANNELS", "ROWS", "backward", "backward_initial", "forward", "step"]
 
 ROWS = 256  # of a task
-CHANNELS = 256  # of a task: its sums and the rows they are made from stay in the second-level cache
+CHANNELS = 512  # of a task: its sums and the rows they are made from stay in the second-level cache
 
 
 @numba.njit(inline="always")
@@ -32,11 +32,10 @@ def _add_tap(w, x, total):
 
 
 @numba.njit(fastmath={"contract"}, inline="always")
-def _add_four(w, x0, x1, x2, x3, total):
-    w0, w1, w2, w3 = w
+def _four(bias, w0, w1, w2, w3, x0, x1, x2, x3, total):
     for c in range(len(total)):
-        early = w0[c] * widen(x0[c]) + w1[c] * widen(x1[c])
-        total[c] += early + w2[c] * widen(x2[c]) + w3[c] * widen(x3[c])
+        early = bias[c] + w0[c] * widen(x0[c]) + w1[c] * widen(x1[c])
+        total[c] = early + w2[c] * widen(x2[c]) + w3[c] * widen(x3[c])
 
 
 @numba.njit(fastmath={"contract"}, inline="always")
@@ -92,12 +91,13 @@ def _add(x, total):
 @numba.njit(fastmath={"contract"})
 def _sum(x, weight, bias, initial, s, begin, t, low, high, total):
     """Bias and taps of output `t`, channels [low, high); `weight` is (K, C)."""
-    total[:] = bias[low:high]
     taps = len(weight)
     if taps == 4 and t - 3 >= begin:
-        w = (weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high])
-        _add_four(w, x[t - 3, low:high], x[t - 2, low:high], x[t - 1, low:high], x[t, low:high], total)
+        w0, w1, w2, w3 = weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
+        x0, x1, x2, x3 = x[t - 3, low:high], x[t - 2, low:high], x[t - 1, low:high], x[t, low:high]
+        _four(bias[low:high], w0, w1, w2, w3, x0, x1, x2, x3, total)
         return
+    total[:] = bias[low:high]
     for i in range(taps):
         _add_tap(weight[i, low:high], _input(x, initial, s, begin, t - taps + 1 + i)[low:high], total)
 

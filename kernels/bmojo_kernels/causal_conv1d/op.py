@@ -69,8 +69,8 @@ def causal_conv1d(
     """
     if not is_tensor(x):
         raise ValueError(f"causal_conv1d: x of type {type(x).__name__} came; tensors are needed.")
-    given = iter(alike(x, *(y for y in (weight, bias, initial_state) if y is not None)))
-    weight, bias, initial_state = (None if y is None else next(given) for y in (weight, bias, initial_state))
+    (weight,) = alike(x, weight)
+    bias, initial_state = (None if y is None else alike(x, y)[0] for y in (bias, initial_state))
     _check(x, weight, bias, activation, initial_state, cu_seqlens)
     chosen = choose("causal_conv1d", x.device.type, backend, x.dtype)
     if chosen == "naive":
@@ -114,7 +114,8 @@ def causal_conv1d_step(
     Examples
     --------
     >>> import torch, bmojo_kernels as bk
-    >>> y, state = bk.causal_conv1d_step(torch.tensor([[2.0]]), torch.tensor([[10.0, 1.0]]), state=torch.ones(1, 1, 1))
+    >>> x, weight, state = torch.tensor([[2.0]]), torch.tensor([[10.0, 1.0]]), torch.ones(1, 1, 1)
+    >>> y, state = bk.causal_conv1d_step(x, weight, state=state)
     >>> y.item(), state.item()
     (12.0, 2.0)
     """

@@ -29,7 +29,7 @@ def causal_conv1d_core(
     """Outputs (B, T, C) and tails (sequences, K - 1, C)."""
     initial, edges = _initial(x, weight, initial, cu_seqlens)
     y = empty_like(x)
-    arrays = (_rows(x), *weights(x, weight, bias), as_numpy(initial), edges, silu, _rows(y))
+    arrays: Any = (_rows(x), *weights(x, weight, bias), as_numpy(initial), edges, silu, _rows(y))
     run(numba_cpu.forward, arrays, *_tasks(x))
     return y, _tails(x, initial, edges)
 
@@ -58,7 +58,8 @@ def _backward(
     dweight, dbias = np.zeros((runs, *taps.shape), taps.dtype), np.zeros((runs, x.shape[2]), taps.dtype)
     dx, dinitial = empty_like(x), empty_like(initial)
     given = (_rows(x), taps, added, as_numpy(initial), edges, silu, _rows(dy), as_numpy(dtail))
-    run(numba_cpu.backward, (*given, _rows(dx), dweight, dbias), *_tasks(x))
+    arrays: Any = (*given, _rows(dx), dweight, dbias)
+    run(numba_cpu.backward, arrays, *_tasks(x))
     numba_cpu.backward_initial(*given, as_numpy(dinitial))
     summed = torch.from_numpy(dweight.sum(0)).T.to(weight.dtype, memory_format=torch.contiguous_format)
     return dx, summed.contiguous(), torch.from_numpy(dbias.sum(0)).to(weight.dtype), dinitial

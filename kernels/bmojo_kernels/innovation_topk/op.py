@@ -17,9 +17,31 @@ __all__ = ["RULES", "KeptSet", "innovation_topk", "selection_priority"]
 
 
 @overload
-def innovation_topk(scores: Tensor, *, budget: int, **options: Any) -> Tensor: ...
+def innovation_topk(
+    scores: Tensor,
+    *,
+    budget: int,
+    window: int = 1,
+    chunk: int = 1,
+    rule: str = "top",
+    threshold: float | None = None,
+    seed: int = 0,
+    cu_seqlens: Any = None,
+    backend: str | None = None,
+) -> Tensor: ...
 @overload
-def innovation_topk(scores: ArrayLike, *, budget: int, **options: Any) -> NDArray[np.int64]: ...
+def innovation_topk(
+    scores: ArrayLike,
+    *,
+    budget: int,
+    window: int = 1,
+    chunk: int = 1,
+    rule: str = "top",
+    threshold: float | None = None,
+    seed: int = 0,
+    cu_seqlens: Any = None,
+    backend: str | None = None,
+) -> NDArray[np.int64]: ...
 def innovation_topk(
     scores: Any,
     *,

@@ -169,8 +169,8 @@ def sets(
     bounds = [0, scores.shape[1]] if edges is None else [int(edge) for edge in edges]
     if bounds[0] != 0 or bounds[-1] != scores.shape[1] or any(low > high for low, high in pairwise(bounds)):
         raise ValueError(
-            f"innovation_topk: cu_seqlens {bounds} came for {scores.shape[1]} scores; it must begin at 0, end "
-            f"at {scores.shape[1]} and never fall."
+            f"innovation_topk: cu_seqlens {bounds} came for {scores.shape[1]} scores; it must begin at 0, "
+            f"end at {scores.shape[1]} and never fall."
         )
     found = [np.empty((len(scores), 0, budget), dtype=np.int64)]
     for low, high in pairwise(bounds):

@@ -42,7 +42,7 @@ class Inputs(NamedTuple):
     keys: Four
     values: Four
     biases: tuple[Array, Array]
-    index: NDArray[np.int64]
+    sets: NDArray[np.int64]
     rows: NDArray[np.int64]
     blocks: NDArray[np.int64]
     tiles: NDArray[np.int64]
@@ -109,8 +109,8 @@ def _check_chunks(sets: NDArray[np.int64], edges: NDArray[np.int64], chunk: int)
     chunks = int((-(-np.diff(edges) // chunk)).sum())
     if sets.shape[1] != chunks:
         raise ValueError(
-            f"memory_attention: eidetic_index for {sets.shape[1]} chunks came; the packed sequences have {chunks} "
-            f"of {chunk} positions."
+            f"memory_attention: eidetic_index for {sets.shape[1]} chunks came; the packed sequences "
+            f"have {chunks} of {chunk} positions."
         )
 
 

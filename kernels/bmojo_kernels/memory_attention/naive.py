@@ -38,7 +38,7 @@ def memory_attention_naive(
 ) -> tuple[Tensor, Tensor]:
     """`memory_attention`, query by query."""
     batch, length, heads, width = q.shape
-    scale = width**-0.5 if scale is None else scale
+    factor = width**-0.5 if scale is None else scale
     chunk = window if chunk is None else chunk
     edges = [0, length] if cu_seqlens is None else [int(edge) for edge in cu_seqlens]
     outputs, normalizers = [], []
@@ -64,7 +64,7 @@ def memory_attention_naive(
                 key, value, added = key[shown], value[shown], added[shown]
                 reader = queries.get(name)
                 query = (q if reader is None else reader)[b, row].unflatten(0, (key.shape[1], -1))
-                logits.append(torch.einsum("grd,jgd->grj", query, key).flatten(0, 1) * scale + added)
+                logits.append(torch.einsum("grd,jgd->grj", query, key).flatten(0, 1) * factor + added)
                 values.append(value.repeat_interleave(heads // value.shape[1], dim=1))
             total = torch.cat(logits, dim=-1)  # (H, keys)
             if not total.shape[1]:

@@ -1,8 +1,8 @@
 """Gradients of `memory_attention` on the CPU: each tile of weights is made again from the normalizers.
 
-A task has all query blocks of a run of time that read one key head, one after the other, so that what falls on
-a key, also on an indexed one, is added in an order that no number of threads changes. Runs are few (`parts`); where
-there is more than one, each has sums of its own.
+A task has all query blocks of a run of time that read one key head, one after the other, so that what falls
+on a key, also on an indexed one, is added in an order that no number of threads changes. Runs are few
+(`parts`); where there is more than one, each has sums of its own.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def _blocks(
                     add_bias(weights, n, held_bias[key:] if memory == 2 else added, low, high)
                 hide(weights, n, near, far, low, high)
                 multiply(
-                    v, v_at, v_step, 1, dout_turned_flat, low, lanes, differences_flat, low, lanes, n, vectors, wide,
-                    True
+                    v, v_at, v_step, 1, dout_turned_flat, low, lanes, differences_flat, low, lanes, n,
+                    vectors, wide, True
                 )  # fmt: skip
                 differentiate(weights, differences, state, lanes, n, first, vectors)
                 multiply(
@@ -180,15 +180,15 @@ def _blocks(
                     n,
                     False,
                 )
-                # What falls on keys and values goes where they are if it fills its vectors and they lie in order.
+                # What falls on values and keys goes straight there where it fills vectors, in order.
                 straight = memory != 2 and v_row == wide
                 target, at, wide_row = found_values_flat, 0, v_row
                 if straight:
                     size = dvalues[memory][0].size
                     target, at, wide_row = dvalues[memory].reshape(-1), part * size + v_at, v_step
                 multiply(
-                    weights_flat, low, lanes, 1, dout_laid_flat, d_at, v_row, target, at, wide_row, n, v_vectors,
-                    high - low, not straight
+                    weights_flat, low, lanes, 1, dout_laid_flat, d_at, v_row, target, at, wide_row, n,
+                    v_vectors, high - low, not straight
                 )  # fmt: skip
                 if not straight:
                     _scatter(found_values, n, memory, held[1], key, dvalues[memory], part, source, g)
@@ -198,8 +198,8 @@ def _blocks(
                     size = dkeys[memory][0].size
                     target, at, wide_row = dkeys[memory].reshape(-1), part * size + k_at, k_step
                 multiply(
-                    differences_flat, low, lanes, 1, laid_flat, l_at, q_row, target, at, wide_row, n, q_vectors,
-                    high - low, not straight
+                    differences_flat, low, lanes, 1, laid_flat, l_at, q_row, target, at, wide_row, n,
+                    q_vectors, high - low, not straight
                 )  # fmt: skip
                 if not straight:
                     _scatter(found_keys, n, memory, held[1], key, dkeys[memory], part, source, g)
@@ -224,11 +224,12 @@ def _blocks(
 
 @numba.njit(cache=True, parallel=True)
 def backward(
-    readers, keys, values, biases, index, rows, blocks, tiles, own, numbers, scale, out, lse, dout, dlse, dreaders,
-    dkeys, dvalues, dbiases, width
+    readers, keys, values, biases, index, rows, blocks, tiles, own, numbers, scale, out, lse, dout, dlse,
+    dreaders, dkeys, dvalues, dbiases, width
 ):  # fmt: skip
-    """Write `dreaders` (B, T, H, d), add to `dkeys`, `dvalues` (parts, B, rows, G, d) and `dbiases` (parts G, B, rows).
+    """Write `dreaders` (B, T, H, d), add to `dkeys`, `dvalues` (parts, B, rows, G, d) and `dbiases`.
 
+    The last are (parts G, B, rows).
     A task has the `width` blocks of one part of time and all heads that read one key head.
     """
     parts, batch, _, groups, _ = dkeys[0].shape
@@ -236,6 +237,6 @@ def backward(
         part, b, g = task // (batch * groups), task // groups % batch, task % groups
         run = blocks[part * width : (part + 1) * width]
         _blocks(
-            readers, keys, values, biases, index, rows, run, tiles, b, g, part, own, numbers, scale, out, lse, dout,
-            dlse, dreaders, dkeys, dvalues, dbiases
+            readers, keys, values, biases, index, rows, run, tiles, b, g, part, own, numbers, scale, out, lse,
+            dout, dlse, dreaders, dkeys, dvalues, dbiases
         )  # fmt: skip

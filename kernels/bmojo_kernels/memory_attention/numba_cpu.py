@@ -1,8 +1,9 @@
 """`memory_attention` on the CPU: blocks of queries against tiles of keys, queries side by side in vectors.
 
-A tile of logits is kept as (keys, queries). So keys and values enter the products number by number, as they lie
-in memory, whatever row they come from; maximum and sum over keys run across whole vectors; and a block is turned
-once when it is read and once when it is written. Logits are kept in base 2. `plan` says which keys a block meets.
+A tile of logits is kept as (keys, queries). So keys and values enter the products number by number, as they
+lie in memory, whatever row they come from; maximum and sum over keys run across whole vectors; and a block is
+turned once when it is read and once when it is written. Logits are kept in base 2. `plan` says which keys a
+block meets.
 
 The four memories come as tuples, in the order window, fading, eidetic, retrieved: readers (B, T, H, d), keys
 (B, rows, G, d), values (B, rows, G, d_v). A reader that is not its own (`own`) is the first one.
@@ -96,7 +97,7 @@ def add_bias(logits, n, bias, low, high):
 
 @numba.njit(cache=True, fastmath={"contract"})
 def _finish(total, state, count, b, row, h, out, lse):
-    """Write a block's outputs, (B, T, H, d_v), and normalizers; 0 and minus infinity where nothing was seen."""
+    """Write a block's outputs, (B, T, H, d_v), and normalizers; 0 and minus infinity if nothing is seen."""
     zero = total.dtype.type(0)
     for j in range(count):
         weight = state[TOTAL, j]

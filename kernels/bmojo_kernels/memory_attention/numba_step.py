@@ -1,4 +1,4 @@
-"""One query of `memory_attention` against rings: a product of a matrix and a vector, at the speed of memory."""
+"""One query of `memory_attention` against rings: products of a matrix and a vector."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which keys a block of queries meets: the same for all heads, so worked out once, before any arithmetic.
 
 Queries stand side by side in the lanes of a block. A tile is a run of keys of one memory and the vectors of
-lanes that see any of them. Of consecutive keys each is seen by lanes one further on than the key before; where
-the edge of such a band cuts a block, tiles are small, so that few of their logits are hidden ones.
+lanes that see any of them. Of consecutive keys each is seen by lanes one further on than the key before;
+where the edge of such a band cuts a block, tiles are small, so that few of their logits are hidden ones.
 """
 
 from __future__ import annotations

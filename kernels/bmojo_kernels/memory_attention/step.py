@@ -81,27 +81,19 @@ def memory_attention_step(
     nothing = (k[:, :0], v[:, :0])
     pairs = [nothing if pair is None else pair for pair in parts.values()]
     biases = [eidetic_bias, None if retrieved is None or len(retrieved) < 3 else retrieved[2]]
-    kind, scale = state_dtype(q), q.shape[-1] ** -0.5 if scale is None else scale
+    kind, factor = state_dtype(q), float(q.shape[-1] ** -0.5 if scale is None else scale)
     biases = [q.new_zeros(len(q), 0, dtype=kind) if x is None else x.to(kind) for x in biases]
     index = q.new_zeros(len(q), 0, dtype=torch.int64) if eidetic_index is None else eidetic_index
     if not compiled_step(*readers, *(x for pair in pairs for x in pair[:2]), *biases):
-        return _by_torch(readers, pairs, biases, index, window, position, scale)
-    from bmojo_kernels.memory_attention.numba_step import step
+        return _by_torch(readers, pairs, biases, index, window, position, factor)
+    from bmojo_kernels.memory_attention import numba_step
 
     out, lse = empty_like(v[:, 0, :1].expand(-1, q.shape[1], -1)), torch.empty(q.shape[:2], dtype=kind)
-    arrays = [
-        tuple(as_numpy(x) for x in some) for some in (readers, *zip(*(p[:2] for p in pairs), strict=True))
-    ]
-    number = lse.numpy().dtype.type(scale)
-    step(
-        *arrays,
-        *(as_numpy(x) for x in (index, *biases)),
-        window,
-        position,
-        number,
-        as_numpy(out),
-        as_numpy(lse),
-    )
+    memories = [tuple(as_numpy(x) for x in readers)]
+    memories += [tuple(as_numpy(pair[part]) for pair in pairs) for part in range(2)]
+    numbers: list[Any] = [window, position, as_numpy(lse).dtype.type(factor)]
+    sets = [as_numpy(x) for x in (index, *biases)]
+    numba_step.step(*memories, *sets, *numbers, as_numpy(out), as_numpy(lse))
     return out, lse
 
 
@@ -146,8 +138,8 @@ def _check(q: Any, parts: Any, window: int, position: int, index: Any, bias: Any
         )
     if q.ndim != 3 or k.ndim != 4 or v.ndim != 4 or k.shape[2] == 0 or q.shape[1] % k.shape[2]:
         raise ValueError(
-            f"memory_attention_step: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} came; (B, H, d) "
-            "and (B, S, G, d) are needed, G dividing H."
+            f"memory_attention_step: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} came; "
+            "(B, H, d) and (B, S, G, d) are needed, G dividing H."
         )
     least = {"k": window, "fading": 2 * window}
     places = 0 if index is None else index.shape[-1]
@@ -159,8 +151,9 @@ def _check(q: Any, parts: Any, window: int, position: int, index: Any, bias: Any
         shapes = [tuple(x.shape) for x in pair]
         if shapes[:2] != [(*needed, q.shape[2]), (*needed, v.shape[3])] or rows < least.get(name, 0):
             raise ValueError(
-                f"memory_attention_step: {name} of shapes {shapes} came; (B, rows >= {least.get(name, 0)}, G, d) "
-                f"is needed for keys, with B={len(q)}, G={k.shape[2]}, d={q.shape[2]}, and d_v={v.shape[3]} for values."
+                f"memory_attention_step: {name} of shapes {shapes} came; keys need "
+                f"(B, rows, G, d) with B={len(q)}, rows >= {least.get(name, 0)}, G={k.shape[2]}, "
+                f"d={q.shape[2]}, and values d_v={v.shape[3]}."
             )
         if any(x.device != q.device or (x.ndim == 4 and x.dtype != q.dtype) for x in pair):
             raise ValueError(
@@ -177,6 +170,6 @@ def _check(q: Any, parts: Any, window: int, position: int, index: Any, bias: Any
     for x in queries:
         if x is not None and (x.shape != q.shape or x.dtype != q.dtype):
             raise ValueError(
-                f"memory_attention_step: a query {tuple(x.shape)} of {x.dtype} came beside q {tuple(q.shape)} of "
-                f"{q.dtype}; one shape and dtype are needed."
+                f"memory_attention_step: a query {tuple(x.shape)} of {x.dtype} came beside q "
+                f"{tuple(q.shape)} of {q.dtype}; one shape and dtype are needed."
             )

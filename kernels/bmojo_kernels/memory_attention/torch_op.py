@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -82,7 +84,8 @@ def _forward(
     dtype = inputs.scale.dtype
     out = np.empty((*q.shape[:3], v.shape[3]), dtype)
     lse = np.empty((len(q), q.shape[2], q.shape[1]), dtype)
-    run(numba_cpu.forward, (*inputs, out, lse), TASK, thread_count(q.numel() * window))
+    arguments: list[Any] = [*inputs, out, lse]
+    run(numba_cpu.forward, arguments, TASK, thread_count(q.numel() * window))
     return torch.from_numpy(out).to(q.dtype), torch.from_numpy(lse)
 
 
@@ -121,8 +124,8 @@ def _backward(
     dlse: Tensor,
 ) -> list[Tensor]:
     """Gradients of the first fourteen arguments, in their shapes; an empty tensor for what is None."""
-    given = (q, k, v, q_fading, k_fading, v_fading, q_eidetic, k_eidetic, v_eidetic, bias_eidetic, q_retrieved,
-             k_retrieved, v_retrieved, bias_retrieved)  # fmt: skip
+    given = (q, k, v, q_fading, k_fading, v_fading, q_eidetic, k_eidetic, v_eidetic, bias_eidetic,
+             q_retrieved, k_retrieved, v_retrieved, bias_retrieved)  # fmt: skip
     inputs = Inputs.of((*given, index, rows, cu_seqlens), window, chunk, start, scale)
     blocks, groups = len(inputs.blocks), k.shape[2]
     parts = max(1, min(PARTS // max(1, len(q) * groups), blocks // 8))
@@ -136,7 +139,7 @@ def _backward(
     dbiases = sums(inputs.biases, parts * groups)
     first = np.empty_like(inputs.readers[0])
     dreaders = (first, *(np.empty_like(first) if own else first for own in inputs.own[1:]))
-    arrays = (*inputs, *(plain(x) for x in (out, lse, dout, dlse)), dreaders, dkeys, dvalues, dbiases)
+    arrays: Any = (*inputs, *(plain(x) for x in (out, lse, dout, dlse)), dreaders, dkeys, dvalues, dbiases)
     run(numba_backward.backward, arrays, max(1, -(-blocks // parts)), thread_count(q.numel() * window))
     found = []
     for memory in range(4):
