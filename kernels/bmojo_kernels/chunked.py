@@ -5,6 +5,8 @@ Sums of log decays are kept in float64: a gate that is shut must not spoil the s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ __all__ = [
 
 FAST = {"contract", "reassoc"}
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 # e^-1000 is zero in float64 already; what lies below is taken for it.
 FLOOR = -1000.0

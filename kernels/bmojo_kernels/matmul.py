@@ -34,7 +34,7 @@ __all__ = [
     "transpose",
 ]
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 PAD = 16
 ROWS = 4
@@ -91,7 +91,7 @@ def _generate(context: Any, builder: Any, kinds: Any, arguments: Any, size: tupl
 
 
 def _write_tile(function: Any, number: Any, width: int, size: tuple[int, int, int]) -> None:
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    builder: Any = ir.IRBuilder(function.append_basic_block("entry"))
     rows, across, ways = size
     vector, byte, word = ir.VectorType(number, BYTES // width), ir.IntType(8), ir.IntType(64)
     a, a_row, a_column, b, b_row, _, c, c_row, _, depth, accumulate = function.args
@@ -161,8 +161,7 @@ def _write_tile(function: Any, number: Any, width: int, size: tuple[int, int, in
 _wide, _narrow = tile(ROWS, ACROSS), tile(ROWS, 1)
 
 
-@intrinsic
-def _transpose_tile(typingctx, A, C):
+def _transposing(typingctx: Any, A: Any, C: Any) -> Any:
     """Square tile of one vector's length: `C = Aᵀ`, by shuffles."""
 
     def generate(context, builder, signature, arguments):
@@ -203,8 +202,10 @@ def _transpose_tile(typingctx, A, C):
     return types.void(A, C), generate
 
 
-@intrinsic
-def dot(typingctx, a, b):
+_transpose_tile: Any = intrinsic(_transposing)
+
+
+def _summing(typingctx: Any, a: Any, b: Any) -> Any:
     """Sum of the products of two contiguous vectors, in four vectors of partial sums."""
 
     def generate(context, builder, signature, arguments):
@@ -254,6 +255,9 @@ def dot(typingctx, a, b):
         return builder.fadd(total, builder.extract_element(folded, ir.Constant(ir.IntType(32), 0)))
 
     return a.dtype(a, b), generate
+
+
+dot: Any = intrinsic(_summing)
 
 
 @numba.njit(cache=True, inline="always")

@@ -8,6 +8,8 @@ Time is one axis for all sequences: (rows, H, K), and `bounds` (S + 1,) says whe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +46,7 @@ __all__ = ["backward", "forward", "step"]
 
 FAST = {"contract", "reassoc"}
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @numba.njit(cache=True, fastmath=FAST)

@@ -187,8 +187,8 @@ def gated_delta_step(
     import torch
 
     k, v = alike(q, k, v)
-    one = [m.unsqueeze(1) for m in (q, k, v, log_decay, beta)]
-    _check(*one, state, None)
+    q1, k1, v1, log1, beta1 = one = tuple(m.unsqueeze(1) for m in (q, k, v, log_decay, beta))
+    _check(q1, k1, v1, log1, beta1, state, None)
     number, factor = state_dtype(q), 1.0 if scale is None else scale
     log_decay, beta, state = (m.to(number) for m in (log_decay, beta, state))
     if compiled_step(q, k, v, log_decay, beta, state):
@@ -196,11 +196,12 @@ def gated_delta_step(
 
         state = state.clone(memory_format=torch.contiguous_format)
         o, e = empty_like(v), empty_like(state.new_empty(v.shape))
-        step(*(as_numpy(m) for m in (q, k, v, log_decay, beta, state, o, e)), factor)
+        step(*[*(as_numpy(m) for m in (q, k, v, log_decay, beta, state, o, e)), factor])
         return o, state, e
     from bmojo_kernels.gated_delta_scan.naive import gated_delta_scan_naive
 
-    o, e, state = gated_delta_scan_naive(*(m.to(number) for m in one), state)
+    q1, k1, v1, log1, beta1 = (m.to(number) for m in one)
+    o, e, state = gated_delta_scan_naive(q1, k1, v1, log1, beta1, state)
     return (factor * o[:, 0]).to(v.dtype), state, e[:, 0]
 
 

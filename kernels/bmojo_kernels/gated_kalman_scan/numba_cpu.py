@@ -7,6 +7,8 @@ Time is one axis for all sequences: (rows, H, K), and `bounds` (S + 1,) says whe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ __all__ = ["backward", "forward"]
 
 FAST = {"contract", "reassoc"}
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 _one, _one_narrow, _two, _two_narrow = tile(1, ACROSS, 2), tile(1, 1, 4), tile(2, ACROSS), tile(2, 1, 4)
 

@@ -7,6 +7,8 @@ A bfloat16 array comes as its bits; the state that is carried is float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numba import prange
@@ -16,7 +18,7 @@ from bmojo_kernels.bfloat16 import narrow, widen
 
 __all__ = ["backward", "forward"]
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @numba.njit(fastmath={"contract"}, inline="always")

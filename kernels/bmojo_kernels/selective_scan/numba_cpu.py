@@ -8,6 +8,8 @@ Time is one axis for all sequences: (rows, d), and `bounds` (S + 1,) says where 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numba import prange
@@ -23,7 +25,7 @@ __all__ = ["STRIDE", "backward", "forward"]
 STRIDE = 16
 FAST = {"contract", "reassoc"}
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @numba.njit(fastmath=FAST, inline="always")

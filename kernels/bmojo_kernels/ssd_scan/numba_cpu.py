@@ -7,6 +7,8 @@ through the chunks from the last to the first, from the states that forward kept
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ __all__ = ["backward", "forward", "step"]
 
 FAST = {"contract", "reassoc"}
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @numba.njit(cache=True, fastmath=FAST)

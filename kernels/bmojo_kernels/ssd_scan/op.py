@@ -155,8 +155,8 @@ def ssd_step(
     from torch.nn import functional as F
 
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in alike(x, B, C))
-    one = [m.unsqueeze(1) for m in (x, log_decay, B, C)]
-    _check(*one, D, None if z is None else z.unsqueeze(1), state, None, 1)
+    x1, log1, B1, C1 = (m.unsqueeze(1) for m in (x, log_decay, B, C))
+    _check(x1, log1, B1, C1, D, None if z is None else z.unsqueeze(1), state, None, 1)
     number = state_dtype(x)
     log_decay, state = log_decay.to(number), state.to(number)
     if compiled_step(x, log_decay, B, C, state):
@@ -167,7 +167,8 @@ def ssd_step(
     else:
         from bmojo_kernels.ssd_scan.naive import ssd_scan_naive
 
-        y, state = ssd_scan_naive(*(m.to(number) for m in one), state)
+        x1, log1, B1, C1 = (m.to(number) for m in (x1, log1, B1, C1))
+        y, state = ssd_scan_naive(x1, log1, B1, C1, state)
         y = y[:, 0].to(x.dtype)
     if D is not None:
         y = y + (D if D.ndim == 2 else D.unsqueeze(-1)).to(x.dtype) * x
