@@ -19,6 +19,14 @@ CHIPS = ("sm_80", "sm_90", "gfx942")
 # Kernels without a product of matrices, beside all those of the first operations.
 NO_PRODUCTS = {"_pass", "_add_up", "_solve"}
 ELEMENTWISE = {"linear_scan", "selective_scan", "causal_conv1d", "innovation_topk"}
+OPERATIONS = [name for name, kinds in backends.KERNELS.items() if "triton" in kinds]
+# The largest kernels take a compiler its time: for two of the chips they are among the long tests.
+LARGE = {"memory_attention", "gated_delta_scan", "gated_kalman_scan"}
+GRID = [
+    pytest.param(name, chip, marks=[pytest.mark.slow] if name in LARGE and chip != "sm_90" else [])
+    for name in OPERATIONS
+    for chip in CHIPS
+]
 
 
 def blank(*shape, dtype=torch.float32):
@@ -101,8 +109,7 @@ def check(operation, chip, dtype, width, **options):
         assert found.products == expected, found
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("operation", [name for name, kinds in backends.KERNELS.items() if "triton" in kinds])
+@pytest.mark.parametrize(("operation", "chip"), GRID)
 def test_in_bfloat16(operation, chip):
     check(operation, chip, torch.bfloat16, 64)
 
@@ -110,7 +117,7 @@ def test_in_bfloat16(operation, chip):
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize("operation", [name for name, kinds in backends.KERNELS.items() if "triton" in kinds])
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_in_float32(operation, width, chip):
     check(operation, chip, torch.float32, width)
 
