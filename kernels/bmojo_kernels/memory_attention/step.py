@@ -93,7 +93,8 @@ def memory_attention_step(
     memories += [tuple(as_numpy(pair[part]) for pair in pairs) for part in range(2)]
     numbers: list[Any] = [window, position, as_numpy(lse).dtype.type(factor)]
     sets = [as_numpy(x) for x in (index, *biases)]
-    numba_step.step(*memories, *sets, *numbers, as_numpy(out), as_numpy(lse))
+    arguments: list[Any] = [*memories, *sets, *numbers, as_numpy(out), as_numpy(lse)]
+    numba_step.step(*arguments)
     return out, lse
 
 
