@@ -251,8 +251,9 @@ def backward(
     heads, sides, width = x.shape[2:]
     z, shares = _solve_all(k, log_decay, dx, copies, chunks, ridge, steps, x)
     added, decay = torch.empty_like(copies), copies.new_empty(chunks.count, heads)
+    side = 32 if architecture(x).startswith("gfx") else 16
     options = {
-        "STEPS": power_of_two(chunks.length, 16), "SIDE": min(32, power_of_two(width, 16)),
+        "STEPS": power_of_two(chunks.length, 16), "SIDE": min(side, power_of_two(width, 16)),
         "PRECISION": precision(x), "num_warps": 8, "num_stages": 1,
     }  # fmt: skip
     where = (chunks.first, chunks.sequence, chunks.bounds, heads, sides, width, chunks.length)
@@ -263,7 +264,6 @@ def backward(
     )  # fmt: skip
     later, dH0 = pass_states(added, decay, dlast, chunks, reverse=True)
     dk, dlog_decay = torch.empty_like(k, dtype=torch.float32), torch.empty_like(log_decay)
-    options["SIDE"] = options["SIDE"] if architecture(x).startswith("gfx") else 16
     launch(
         _gradients, (chunks.count, heads), k, log_decay, x, z, copies, later, shares, dk, dlog_decay, *where,
         **options,
