@@ -7,33 +7,49 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import NDArray
 
 from realization.errors import RealizationError, UnstableError
-from realization.identification.arx import fit_arx, longest_lags, order_criterion
-from realization.identification.factorization import Factorization, Scaling, Weighting, factorize
+from realization.identification.arx import fit_arx, longest_lags
+from realization.identification.closed_loop import predictor_realization
+from realization.identification.disturbance import (
+    DISTURBANCES,
+    EVIDENCE_STEPS,
+    EVIDENCE_WORK,
+    STAYING,
+    Disturbance,
+    with_disturbance,
+)
+from realization.identification.factorization import (
+    Factorization,
+    Scaling,
+    Weighting,
+    factorize,
+    most_block_rows,
+)
 from realization.identification.matrices import realize
-from realization.identification.noise import one_step_innovations
 from realization.identification.realization import Realization
 from realization.identification.refinement import refine
 from realization.identification.regularized import fit_regularized_varx
+from realization.signals.spans import spans_of
+from realization.systems.responses import scan_spans
 
-__all__ = ["Recipe", "Stretch", "average", "recipes", "supported", "with_noise_model"]
+__all__ = ["Recipe", "Stretch", "recipes", "supported"]
 
+Array = NDArray[np.float64]
 ORDERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 30)
 WIDE_ROWS, NARROW_ROWS = 18, 9
 REFINEMENT_WORK = 1.5e8
-MOST_NOISE_LAGS = 14
 # With fewer, the likelihood fits the record and not the system; subspace estimates and priors hold.
 VALUES_PER_PARAMETER = 8
 REGULARIZED_LAGS = (8, 16, 30)
-EVIDENCE_WORK = 5e7
 
 
 class Recipe(NamedTuple):
     """How a candidate is made, apart from the record it is made from."""
 
-    method: Literal["cva", "moesp", "arx", "varx", "static"]
+    method: Literal["cva", "moesp", "ssarx", "pbsid", "arx", "varx", "static"]
     size: int
     focus: Literal["simulation", "prediction"] = "simulation"
     wide: bool = True
@@ -41,7 +57,8 @@ class Recipe(NamedTuple):
     delay: int = 0
     ridge: float = 0.0
     walk: bool = False
-    noise: bool = False
+    noise: Disturbance = "own"
+    changes: bool = False
 
     @property
     def name(self) -> str:
@@ -56,8 +73,16 @@ class Recipe(NamedTuple):
             base = f"regularized ARX, {self.size} lags" + (", no feedthrough" if self.delay else "")
             base += ", random walk" if self.walk else ""
         else:
-            base = f"{self.method.upper()}, {self.focus}" + ("" if self.wide else ", short past")
-        return base + (", prediction error" if self.refined else "") + (", noise model" if self.noise else "")
+            kind = "" if self.method in ("ssarx", "pbsid") else f", {self.focus}"
+            base = self.method.upper() + kind + ("" if self.wide else ", short past")
+        base += " of changes" if self.changes else ""
+        extra = DISTURBANCES[self.noise]
+        return base + (", prediction error" if self.refined else "") + (f", {extra}" if extra else "")
+
+    @property
+    def path(self) -> Recipe:
+        """The same without a noise model of its own."""
+        return self._replace(noise="own")
 
 
 class Stretch:
@@ -66,12 +91,12 @@ class Stretch:
     def __init__(self, scaled: Scaling, *, feedthrough: bool, stable: bool) -> None:
         self.scaled, self.feedthrough, self.stable = scaled, feedthrough, stable
         self._made: dict[Recipe, Realization] = {}
+        self.shared: dict[object, Realization] = {}
 
     def rows(self, wide: bool) -> int:
         """Block rows: as many as suit the record's length."""
-        length, m = self.scaled.u.shape
-        channels = m + self.scaled.y.shape[1]
-        possible = (length - 1) // (2 + 2 * channels)
+        channels = self.scaled.u.shape[1] + self.scaled.y.shape[1]
+        possible = most_block_rows(self.scaled.lengths, channels, limit=2 * WIDE_ROWS)
         return min(WIDE_ROWS, possible) if wide else min(NARROW_ROWS, possible // 2)
 
     @cached_property
@@ -95,15 +120,27 @@ class Stretch:
         return self._made[recipe]
 
     def _make(self, recipe: Recipe) -> Realization:
-        if recipe.noise:
-            return with_noise_model(self.make(recipe._replace(noise=False)), self.scaled)
+        if recipe.noise != "own":
+            return with_disturbance(self.make(recipe.path), self.scaled, recipe.noise)
+        if recipe.changes:
+            return self._from_changes(recipe._replace(changes=False))
         if recipe.refined:
             base = self.make(recipe._replace(refined=False))
             found = refine(base, self.scaled, "prediction", stable=self.stable, iterations=12)
         elif recipe.method == "arx":
             found = fit_arx(self.scaled, recipe.size, recipe.size, recipe.delay, recipe.ridge)
         elif recipe.method == "varx":
-            found = fit_regularized_varx(self.scaled, recipe.size, delay=recipe.delay, walk=recipe.walk)
+            found = fit_regularized_varx(
+                self.scaled, recipe.size, delay=recipe.delay, walk=recipe.walk, iterations=EVIDENCE_STEPS
+            )
+        elif recipe.method in ("ssarx", "pbsid"):
+            found = predictor_realization(
+                self._wide if recipe.wide else self._narrow,
+                recipe.size,
+                recipe.method,
+                feedthrough=False,
+                stable=self.stable,
+            )[0]
         elif recipe.method == "static":
             found = _static(self.scaled, self.feedthrough)
         else:
@@ -123,9 +160,40 @@ class Stretch:
             raise UnstableError(f"{recipe.name}: a pole of modulus {found.radius:.6g}.")
         return found
 
+    @cached_property
+    def _changes(self) -> tuple[Stretch, Array, Array]:
+        r"""The stretch of $u_t - \rho u_{t-1}$ and $y_t - \rho y_{t-1}$ in units of their own, and these."""
+        parts = [_changed(values, self.scaled.starts) for values in (self.scaled.u, self.scaled.y)]
+        sizes = [np.maximum(part.std(axis=0), 1e-9) for part in parts]
+        means = [part.mean(axis=0) for part in parts]
+        u, y = ((part - mean) / size for part, mean, size in zip(parts, means, sizes))
+        stretch = Stretch(self.scaled._replace(u=u, y=y), feedthrough=self.feedthrough, stable=self.stable)
+        return stretch, sizes[0], sizes[1]
 
-def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[Recipe]:
-    """Recipes without noise model that a stretch of this size supports."""
+    def _from_changes(self, recipe: Recipe) -> Realization:
+        """The path that explains the changes, which a disturbance that wanders leaves in peace; no gain."""
+        stretch, u, y = self._changes
+        found = stretch.make(recipe)
+        C, D = found.C * y[:, None], found.D * y[:, None] / u
+        free = found._replace(B=found.B / u, C=C, D=D, K=np.zeros_like(found.K), offset=np.zeros(len(C)))
+        simulated = self.scaled.u @ D.T
+        if len(free.A):
+            simulated = simulated + scan_spans(free.A, free.B, self.scaled.u, starts=self.scaled.starts) @ C.T
+        return free._replace(offset=(self.scaled.y - simulated).mean(axis=0), x0=np.zeros(len(free.A)))
+
+
+def _changed(values: Array, starts: tuple[int, ...]) -> Array:
+    changes = values.copy()
+    for rows in spans_of(starts, len(values)):
+        changes[rows][1:] -= STAYING * values[rows][:-1]
+        changes[rows][0] = 0.0
+    return changes
+
+
+def recipes(
+    stretch: Stretch, order: int | None, max_order: int | None, *, closed_loop: bool = False
+) -> list[Recipe]:
+    """Recipes without noise model that a stretch of this size supports; for feedback too if there is some."""
     length, m = stretch.scaled.u.shape
     p = stretch.scaled.y.shape[1]
     orders = [order] if order is not None else [n for n in ORDERS if max_order is None or n <= max_order]
@@ -146,12 +214,28 @@ def recipes(stretch: Stretch, order: int | None, max_order: int | None) -> list[
                 enough = length * p >= VALUES_PER_PARAMETER * free
                 if enough and length * p * width**2 <= REFINEMENT_WORK and method == "cva":
                     found.append(Recipe(method, size, found[-1].focus, wide, refined=True))
+        if closed_loop and m:
+            found += [
+                Recipe(method, size, "prediction", wide)
+                for method in ("ssarx", "pbsid")
+                for size in orders
+                if size <= rows * (m + p)
+            ]
     if order is not None:
         return found
+    if m:
+        found += [
+            recipe._replace(changes=True)
+            for recipe in found
+            if recipe.focus == "simulation" and not recipe.refined and recipe.method in ("cva", "moesp")
+        ]
     longest = longest_lags(stretch.scaled)
     delays = (0, 1) if m and stretch.feedthrough else (1,)
     found += [Recipe("arx", k, "prediction", delay=delay) for k in LAGS if k <= longest for delay in delays]
-    found += regularized_recipes(length, m, p, delays)
+    priors = regularized_recipes(length, m, p, delays)
+    found += priors
+    if m:
+        found += [recipe._replace(changes=True) for recipe in priors if not recipe.walk]
     # Few samples for many channels: least squares needs a ridge, and no dynamics at all may be the best
     # guess.
     if longest < 8:
@@ -174,52 +258,6 @@ def regularized_recipes(length: int, m: int, p: int, delays: tuple[int, ...]) ->
         for delay in delays
         for walk in (False, True)
     ]
-
-
-def average(members: list[Realization]) -> Realization:
-    """Mean of the paths from the inputs of several models, side by side; no noise model."""
-    count = len(members)
-    return members[0]._replace(
-        A=scipy.linalg.block_diag(*[found.A for found in members]),
-        B=np.vstack([found.B for found in members]),
-        C=np.hstack([found.C for found in members]) / count,
-        D=np.mean([found.D for found in members], axis=0),
-        K=np.zeros((sum(len(found.A) for found in members), len(members[0].C))),
-        offset=np.mean([found.offset for found in members], axis=0),
-        x0=np.concatenate([found.x0 for found in members]),
-        feedthrough=any(found.feedthrough for found in members),
-        stabilized=any(found.stabilized for found in members),
-    )
-
-
-def with_noise_model(found: Realization, scaled: Scaling) -> Realization:
-    r"""Put an autoregressive model of the simulation error beside a model, in place of its Kalman gain.
-
-    $$y = G u + v, \qquad v_t = \sum_k A_k v_{t-k} + e_t$$
-
-    The path from the inputs keeps its simulation, the prediction gets a noise model of its own (Box-Jenkins).
-
-    References
-    ----------
-    L. Ljung, *System Identification*, 2nd ed., Prentice-Hall 1999, section 4.2.
-    """
-    silent = np.zeros_like(found.K)
-    error, _ = one_step_innovations(
-        found.A, found.B, found.C, found.D, silent, scaled.u, scaled.y - found.offset
-    )
-    noise = scaled._replace(u=scaled.u[:, :0], y=error)
-    highest = max(1, min(MOST_NOISE_LAGS, longest_lags(noise)))
-    lags = 1 + int(np.argmin(order_criterion(noise, highest, 1, "bic")))
-    coloured = fit_arx(noise, lags, 0, 1)
-    if coloured.radius >= 1:
-        raise UnstableError("the noise model is not stable.")
-    return found._replace(
-        A=scipy.linalg.block_diag(found.A, coloured.A),
-        B=np.vstack([found.B, np.zeros((len(coloured.A), found.B.shape[1]))]),
-        C=np.hstack([found.C, coloured.C]),
-        K=np.vstack([silent, coloured.K]),
-        x0=np.concatenate([found.x0, coloured.x0]),
-    )
 
 
 def _static(scaled: Scaling, feedthrough: bool) -> Realization:

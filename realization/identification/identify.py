@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from realization.errors import (
     DataError,
@@ -15,55 +15,23 @@ from realization.errors import (
     RealizationError,
     StabilityWarning,
 )
-from realization.identification.candidates import (
-    Recipe,
-    Stretch,
-    average,
-    recipes,
-    supported,
-    with_noise_model,
-)
-from realization.identification.factorization import Scaling, scale
-from realization.identification.realization import Realization, errors, fits, part, spread, unscaled
-from realization.identification.reduction import shortest
-from realization.identification.refinement import refine
+from realization.identification.contest import Contest, Focus, Judged, Task
+from realization.identification.factorization import scale
+from realization.identification.realization import Realization, unscaled
 from realization.identification.result import Candidate, Identification
+from realization.progress import Progress
 from realization.signals.data import IOData, as_data
+from realization.signals.gaps import gap_free
+from realization.signals.inspection import inspect_data
+from realization.systems.gramians import hankel_singular_values
 from realization.systems.models import InnovationsModel
 from realization.systems.reduction import balanced_truncation
 
 __all__ = ["identify"]
 
-Array = NDArray[np.float64]
-Focus = Literal["both", "prediction", "simulation"]
+Stability = bool | Literal["auto"]
 FEWEST_SAMPLES = 12
-MEMBERS = 6
-FIT_LOSS = 0.1
-CAUTION = 1.0
-TIE = 0.04
-BLOCKS = 10
-PATH_ORDER = 24
-HIGHEST_ORDER = 40
-SAMPLES_PER_GAIN = 20
-TWO_FOLDS_UP_TO = 4000
-
-
-class _Judged(NamedTuple):
-    """A candidate, how to make it, and its fits per output."""
-
-    candidate: Candidate
-    members: tuple[Recipe, ...]
-    simulation: Array
-    prediction: Array
-    shares: Array
-
-
-class _Fold(NamedTuple):
-    """A stretch to estimate on, one to judge on, and what counts (0: simulation, 1: one step)."""
-
-    stretch: Stretch
-    held: Scaling
-    counted: tuple[int, ...]
+NEGLIGIBLE = 1e-10
 
 
 def identify(
@@ -72,38 +40,49 @@ def identify(
     order: int | None = None,
     max_order: int | None = None,
     feedthrough: bool = True,
-    stable: bool = True,
+    stable: Stability = "auto",
     focus: Focus = "both",
+    progress: bool | None = None,
 ) -> Identification:
     r"""Identify a model in one call.
 
-    Subspace models of both weightings and many orders, their refinements by prediction error, and
-    autoregressive models of many lags, plain and with a kernel prior, are estimated on a part of the record
-    and judged on the rest by the
-    mean of their simulation and one-step fits; so are their combinations with a noise model of their own,
+    The record is looked at first (`inspect_data`). Subspace models of both weightings and many orders, their
+    refinements by prediction error, closed-loop subspace models where there is feedback, and autoregressive
+    models of many lags, plain and with a kernel prior, are estimated on a part of the record and judged on
+    the rest by the mean of their simulation and one-step fits; so are their combinations with noise models of
+    their own,
 
     $$y = G u + H e,$$
 
-    and the mean of the best paths $G$. Of those that the held-back parts cannot tell from the best, that of
-    the lowest order is estimated again from the whole record, brought by balanced truncation to the lowest
-    order that costs at most 0.1 percent of either fit (at most 40 states unless `max_order` says otherwise),
-    and its gain is refined where the same refinement helps on the held-back parts.
+    the mean of the best paths $G$ (whole, or a share of it) with each noise model, and the mean of the best
+    predictors. With inputs, the mean of the eight best paths with an integrated noise model stands unless
+    another is better by three times the spread of its gain over the blocks of the held-back parts; then the
+    candidate of lowest order is taken among those that lose, with two spreads to spare, at most 1 percent of
+    what the best leaves unexplained. It is estimated again from the whole record, brought by balanced
+    truncation to the lowest order (at most 40 states unless `max_order` says otherwise) that costs at most
+    0.1 percent of the fit on the record and on the held-back parts (of records with more than 400 samples, 1
+    percent of what is left unexplained), and its gain is refined where the same refinement helps there.
 
     Parameters
     ----------
     data : IOData
-        Output-only records are taken too, and are judged by one-step fits alone.
+        Output-only records are taken too, and are judged by one-step fits alone. Experiments are kept apart;
+        of a record with missing outputs the stretches without a gap are used.
     order : int, optional
         States of the model; chosen when left out.
     max_order : int, optional
         Highest order of the result.
     feedthrough : bool
         Whether an input may act on the outputs at once.
-    stable : bool
-        Return a stable model in any case, with a warning where the estimate was not; `False` leaves poles
-        where they are (for an unstable plant).
+    stable : bool or "auto"
+        `True` returns a stable model in any case, with a warning where the estimate was not; `False` leaves
+        poles where they are. `"auto"` keeps the model stable unless unstable ones predict the held-back parts
+        no worse and their outermost pole is outside the unit circle by three standard deviations; a warning
+        says so.
     focus : {"both", "prediction", "simulation"}
         Which fits on the held-back parts the choice is made by; a record without inputs has no simulation.
+    progress : bool, optional
+        Show a bar; when left out, on a terminal.
 
     Returns
     -------
@@ -116,10 +95,19 @@ def identify(
     DataError
         If a column is constant, or an option is out of range.
 
+    Warns
+    -----
+    ExcitationWarning
+        If the inputs excite the record poorly.
+    StabilityWarning
+        If poles were moved, or the model is unstable.
+
     References
     ----------
     L. Ljung, *System Identification*, 2nd ed., Prentice-Hall 1999, chapters 10 and 16.
     P. Van Overschee, B. De Moor, *Subspace Identification for Linear Systems*, Kluwer 1996.
+    J. M. Bates, C. W. J. Granger, The combination of forecasts, Operational Research Quarterly 20 (1969)
+    451-468.
 
     Examples
     --------
@@ -131,46 +119,65 @@ def identify(
     >>> identify(rz.IOData(y, u), order=1).model.poles.real.round(2)
     array([0.8])
     """
-    record = as_data(data)
-    _check_options(record, order, max_order, focus)
-    scaled = scale(record, "identify")
-    with warnings.catch_warnings(record=True) as caught:
+    record = as_data(data, missing=True, experiments=True)
+    _check_options(record, order, max_order, focus, stable)
+    inspection = inspect_data(record)
+    whole = gap_free(record)
+    scaled = scale(whole, "identify")
+    with warnings.catch_warnings(record=True) as caught, Progress("identify", shown=progress) as bar:
         warnings.simplefilter("always")
-        folds = _folds(scaled, feedthrough, stable, focus)
-        ranking = _ranking(scaled, folds, order, max_order)
-        whole = Stretch(scaled, feedthrough=feedthrough, stable=stable)
-        chosen, found = _best(ranking, whole)
-        if order is None:
-            found = _finished(chosen, found, whole, folds, max_order or HIGHEST_ORDER)
+        task = Task(scaled, order, max_order, feedthrough, focus, bool(inspection.of("feedback")), bar)
+        contest = Contest(task, stable=stable is not False)
+        contest.run()
+        loose = contest.unstable() if stable == "auto" else None
+        contest = contest if loose is None else loose
+        chosen, found = contest.winner()
     model = _in_balanced_coordinates(unscaled(scaled, found, record.dt))
-    notes = _notes(found, model, [str(item.message) for item in caught if item.category is ExcitationWarning])
+    notes = _notes(
+        found, model, stable, [str(item.message) for item in caught if item.category is ExcitationWarning]
+    )
     for kind, text in notes:
         warnings.warn(text, kind, stacklevel=2)
     return Identification(
         model=model,
         order=model.n_states,
-        method=chosen.candidate.method,
-        candidates=tuple(row.candidate for row in ranking),
-        simulation_fit=chosen.simulation,
-        prediction_fit=chosen.prediction,
+        method=chosen.mixture.name,
+        candidates=tuple(_candidate(row) for row in contest.ranking),
+        simulation_fit=chosen.verdict.simulation,
+        prediction_fit=chosen.verdict.prediction,
         notes=tuple(text for _, text in notes),
         data=record,
+        inspection=inspection,
     )
+
+
+def _candidate(row: Judged) -> Candidate:
+    verdict = row.verdict
+    simulation, prediction = float(verdict.simulation.mean()), float(verdict.prediction.mean())
+    return Candidate(row.mixture.name, row.order, simulation, prediction, verdict.score)
 
 
 def _in_balanced_coordinates(model: InnovationsModel) -> InnovationsModel:
     """The same model in balanced coordinates: states stay of one size, initial states too."""
     if not model.n_states or not model.is_stable:
         return model
-    balanced = balanced_truncation(model, model.n_states)
-    # Below this ratio the change of state would lose more digits than it saves.
-    usable = balanced.hsv[-1] > 1e-10 * balanced.hsv[0]
-    return balanced.model if usable and isinstance(balanced.model, InnovationsModel) else model
+    try:
+        values = hankel_singular_values(model)
+        # States below this size would lose more digits in the change of coordinates than they carry.
+        held = int((values > NEGLIGIBLE * values[0]).sum())
+        balanced = balanced_truncation(model, held).model if held else model
+    except RealizationError:
+        return model
+    return balanced if isinstance(balanced, InnovationsModel) else model
 
 
-def _check_options(record: IOData, order: int | None, max_order: int | None, focus: str) -> None:
+def _check_options(
+    record: IOData, order: int | None, max_order: int | None, focus: str, stable: Stability
+) -> None:
     if focus not in get_args(Focus):
         raise DataError(f"identify: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
+    if stable not in (True, False, "auto"):
+        raise DataError(f"identify: stable={stable!r} came; True, False or 'auto' is needed.")
     if focus == "simulation" and not record.n_inputs:
         raise DataError(
             "identify: a record without inputs has nothing to simulate from; take focus='prediction'."
@@ -187,155 +194,8 @@ def _check_options(record: IOData, order: int | None, max_order: int | None, foc
         )
 
 
-def _folds(scaled: Scaling, feedthrough: bool, stable: bool, focus: Focus) -> list[_Fold]:
-    """Estimate on three quarters, judge on the last; the other way round too unless the record is long."""
-    counted = {"both": (0, 1), "simulation": (0,), "prediction": (1,)}[focus]
-    if not scaled.u.shape[1]:
-        counted = (1,)
-    length = len(scaled.y)
-    cut = round(0.75 * length)
-    spans = [(0, cut, cut, length), (length - cut, length, 0, length - cut)]
-    return [
-        _Fold(
-            Stretch(part(scaled, a, b), feedthrough=feedthrough, stable=stable), part(scaled, c, d), counted
-        )
-        for a, b, c, d in spans[: 2 if length <= TWO_FOLDS_UP_TO else 1]
-    ]
-
-
-def _ranking(scaled: Scaling, folds: list[_Fold], order: int | None, max_order: int | None) -> list[_Judged]:
-    tried = recipes(folds[0].stretch, order, max_order)
-    if order is None and scaled.u.shape[1]:
-        tried += [recipe._replace(noise=True) for recipe in tried]
-    rows = [_judged((recipe,), folds) for recipe in tried]
-    ranking = sorted((row for row in rows if row is not None), key=lambda row: -row.candidate.score)
-    if not ranking:
-        wanted = "" if order is None else f" of order {order}"
-        raise ExcitationError(
-            f"identify: no model{wanted} could be estimated from {len(scaled.y)} samples with "
-            f"{scaled.u.shape[1]} inputs and {scaled.y.shape[1]} outputs. Take a longer record, fewer "
-            "channels or a lower order."
-        )
-    if order is None and scaled.u.shape[1]:
-        members = tuple(dict.fromkeys(row.members[0]._replace(noise=False) for row in ranking))[:MEMBERS]
-        mean = _judged(members, folds) if len(members) > 1 else None
-        if mean is not None:
-            ranking = sorted([mean, *ranking], key=lambda row: -row.candidate.score)
-    return ranking
-
-
-def _judged(members: tuple[Recipe, ...], folds: list[_Fold]) -> _Judged | None:
-    """Fits on the held-back parts; `None` where a fold does not support the candidate."""
-    fitted, scores, shares, states = [], [], [], 0
-    with_inputs = folds[0].held.u.shape[1] > 0
-    for stretch, held, counted in folds:
-        found = _made(members, stretch)
-        if found is None:
-            return None
-        both = errors(found, held)
-        if not all(np.isfinite(both[k]).all() for k in {*counted, 1}):
-            return None
-        states = len(found.A)
-        # The first state is fitted to the part that is judged: more states, more freedom.
-        freedom = np.sqrt(held.y.size / max(held.y.size - states, 1.0))
-        size = spread(held)
-        fit = [100 * (1 - np.linalg.norm(e, axis=0) / size) for e in both]
-        fitted.append((fit[0] if with_inputs else fit[0] * np.nan, fit[1]))
-        scores.append(np.mean([np.maximum(100 - freedom * (100 - fit[k]), -100) for k in counted]))
-        shares += [_shares(freedom * both[k], size) for k in counted]
-    simulation, prediction = np.mean(fitted, axis=0)
-    name = members[0].name if len(members) == 1 else f"mean of the best {len(members)} paths, noise model"
-    candidate = Candidate(
-        name, states, float(simulation.mean()), float(prediction.mean()), float(np.mean(scores))
-    )
-    return _Judged(candidate, members, simulation, prediction, np.concatenate(shares))
-
-
-def _shares(e: Array, size: Array) -> Array:
-    r"""What each of the blocks of a held-back part takes from the mean fit, in percent.
-
-    $\|e\| = \sum_b \|e_b\|^2 / \|e\|$: the norm's shares add up to it.
-    """
-    norms = np.maximum(np.linalg.norm(e, axis=0), 1e-12)
-    blocks = np.array_split(e**2, min(BLOCKS, len(e)))
-    return np.array([(100 * block.sum(axis=0) / norms / size).mean() for block in blocks])
-
-
-def _made(members: tuple[Recipe, ...], stretch: Stretch) -> Realization | None:
-    """One recipe's realization, or the mean of several with a noise model."""
-    if len(members) == 1:
-        return supported(stretch, members[0])
-    found = [supported(stretch, member) for member in members]
-    paths = [path for path in found if path is not None]
-    if not paths:
-        return None
-    short = [
-        shortest(path, stretch.scaled, loss=FIT_LOSS, max_order=PATH_ORDER)
-        if len(path.A) > PATH_ORDER
-        else path
-        for path in paths
-    ]
-    mean = shortest(average(short), stretch.scaled, loss=FIT_LOSS, max_order=PATH_ORDER)
-    try:
-        return with_noise_model(mean, stretch.scaled)
-    except (RealizationError, np.linalg.LinAlgError):
-        return None
-
-
-def _best(ranking: list[_Judged], whole: Stretch) -> tuple[_Judged, Realization]:
-    """The smallest of those that are as good as the best, as far as the whole record supports it.
-
-    As good: the loss against the best, summed over the blocks of the held-back parts, is within its own
-    uncertainty.
-    """
-    best = ranking[0]
-
-    def as_good(row: _Judged) -> bool:
-        loss = row.shares - best.shares
-        tie = loss.sum() <= CAUTION * np.sqrt(len(loss)) * loss.std()
-        return bool(tie and 100 - row.candidate.score <= (1 + TIE) * (100 - best.candidate.score))
-
-    close = sorted((row for row in ranking if as_good(row)), key=lambda row: row.candidate.order)
-    for row in [*close, *ranking]:
-        found = _made(row.members, whole)
-        if found is not None:
-            return row, found
-    raise ExcitationError(
-        "identify: no candidate that held on a part of the record could be estimated from the whole of "
-        "it. Take a longer or a better excited record."
-    )
-
-
-def _finished(
-    chosen: _Judged, found: Realization, whole: Stretch, folds: list[_Fold], max_order: int
-) -> Realization:
-    """Reduce and refine the gain as far as the same does no harm on the held-back parts."""
-    made = [(_made(chosen.members, fold.stretch), fold) for fold in folds]
-
-    def score(tuned: bool) -> float:
-        scores = []
-        for early, fold in made:
-            assert early is not None  # the candidate was judged on this fold
-            late = _finish(early, fold.stretch, max_order, tuned)
-            fit = np.array([f.mean() for f in fits(late, fold.held)])
-            scores.append(np.maximum(fit, -100)[list(fold.counted)].mean())
-        return float(np.mean(scores))
-
-    # Both are reduced to begin with: a gain that was refined without need is no gain.
-    return _finish(found, whole, max_order, score(True) > score(False))
-
-
-def _finish(found: Realization, stretch: Stretch, max_order: int, tuned: bool) -> Realization:
-    scaled = stretch.scaled
-    short = shortest(found, scaled, loss=FIT_LOSS, max_order=max_order)
-    # A gain has n p entries: too few samples for them would spoil what the whole fit has found.
-    if not tuned or not SAMPLES_PER_GAIN * short.K.size <= scaled.y.size <= 1e8 / max(short.K.size, 1):
-        return short
-    return refine(short, scaled, "gain", stable=stretch.stable, iterations=10)
-
-
 def _notes(
-    found: Realization, model: InnovationsModel, excitation: list[str]
+    found: Realization, model: InnovationsModel, stable: Stability, excitation: list[str]
 ) -> list[tuple[type[Warning], str]]:
     notes: list[tuple[type[Warning], str]] = [(ExcitationWarning, text) for text in excitation[-1:]]
     if found.stabilized:
@@ -345,6 +205,12 @@ def _notes(
         )
         notes.append((StabilityWarning, text))
     if not model.is_stable:
-        text = f"identify: the model has a pole of modulus {abs(model.poles[0]):.6g}, as stable=False allows."
-        notes.append((StabilityWarning, text))
+        radius = f"a pole of modulus {np.abs(model.poles).max():.6g}"
+        why = (
+            f"the plant is unstable: the model has {radius}, clearly outside the unit circle, and predicts "
+            "the held-back parts no worse than stable ones do. Ask for stable=True if it cannot be."
+            if stable == "auto"
+            else f"the model has {radius}, as stable=False allows."
+        )
+        notes.append((StabilityWarning, f"identify: {why}"))
     return notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ __all__ = [
     "part",
     "reflect_poles",
     "spread",
-    "stacked_states",
     "unscaled",
 ]
 
@@ -82,12 +80,6 @@ def _noise(found: Realization, scaled: Scaling) -> Array:
     if scaled.has_gaps:
         return noise_over_gaps(*matrices, scaled.u, y, scaled.starts)
     return residual_covariance(*matrices, scaled.u, y, scaled.starts)
-
-
-def stacked_states(parts: Sequence[Array]) -> Array:
-    """First states of models side by side, (n,) or (E, n); what holds for one experiment holds for all."""
-    leading = max((part.shape[:-1] for part in parts), key=len)
-    return np.concatenate([np.broadcast_to(part, (*leading, part.shape[-1])) for part in parts], axis=-1)
 
 
 def reflect_poles(A: Array) -> Array:

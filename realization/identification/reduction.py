@@ -7,10 +7,11 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from realization.identification.factorization import Scaling
-from realization.identification.realization import Realization, fits, longest_memory
+from realization.identification.likely_start import errors_on
+from realization.identification.realization import Realization, longest_memory
 from realization.systems.responses import predictor_states
 
-__all__ = ["Balanced", "shortest"]
+__all__ = ["TRIED", "Balanced", "forgetting", "likely_fits", "shortest"]
 
 Array = NDArray[np.float64]
 TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 50, 60, 80, 100)
@@ -33,9 +34,18 @@ class Balanced:
         target = np.nan_to_num(scaled.y - found.offset)
         states = predictor_states(A, B, C, D, K, scaled.u, target, starts=scaled.starts)
         self.found = found
+        self.memory = max(longest_memory(found.A, max(scaled.lengths)), forgetting(found))
         self.reach = _factor(states.T @ states / len(states))
         self.sight = _factor(scipy.linalg.solve_discrete_lyapunov(A.T, C.T @ C))
         self.left, self.hankel, self.right = scipy.linalg.svd(self.sight.T @ self.reach)
+
+    def usable(self, order: int) -> Realization | None:
+        """The truncation, unless it overflows, is not stable or remembers longer than it can vouch for."""
+        candidate = self.truncated(order)
+        if not all(np.isfinite(matrix).all() for matrix in candidate[:5]):
+            return None
+        usable = candidate.radius < 1 and forgetting(candidate) < min(self.memory, 1.0)
+        return candidate if usable else None
 
     def truncated(self, order: int) -> Realization:
         """The first `order` balanced states."""
@@ -55,21 +65,20 @@ class Balanced:
 def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int | None) -> Realization:
     """Lowest order, up to `max_order`, whose simulation and one-step fits lose at most `loss` percent.
 
-    Fits are corrected for the states that are fitted to the record, so that many states are no advantage.
+    The first states are the most probable ones and not the best, so that many states are no advantage.
     """
     n = len(found.A)
     limit = n if max_order is None else min(n, max_order)
     if n < 2 or found.radius >= 1:
         return found
-    wanted = _corrected(found, scaled) - loss
+    wanted = likely_fits(found, scaled) - loss
     balanced = Balanced(found, scaled)
-    memory = max(longest_memory(found.A, max(scaled.lengths)), _forgetting(found))
     least, most = None, -np.inf
     for order in (*(k for k in TRIED if k < limit), limit):
-        candidate = balanced.truncated(order)
-        if not _usable(candidate, memory):
+        candidate = balanced.usable(order)
+        if candidate is None:
             continue
-        fit = _corrected(candidate, scaled)
+        fit = likely_fits(candidate, scaled)
         if (fit >= wanted).all():
             return candidate
         if fit.sum() > most:
@@ -77,22 +86,20 @@ def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int
     return found if n <= limit or least is None else least
 
 
-def _usable(candidate: Realization, memory: float) -> bool:
-    if not all(np.isfinite(matrix).all() for matrix in candidate[:5]):
-        return False
-    return bool(candidate.radius < 1 and _forgetting(candidate) < min(memory, 1.0))
-
-
-def _forgetting(found: Realization) -> float:
+def forgetting(found: Realization) -> float:
     """Largest modulus of a pole of the predictor."""
     return float(np.abs(np.linalg.eigvals(found.A - found.K @ found.C)).max(initial=0.0))
 
 
-def _corrected(found: Realization, scaled: Scaling) -> Array:
-    """Mean simulation and one-step fits; the simulation of a record without inputs counts as nothing."""
-    count = int((~np.isnan(scaled.y)).sum())
-    freedom = np.sqrt(count / max(count - len(found.A) * len(scaled.starts), 1.0))
-    simulation, prediction = (100 - freedom * (100 - fit.mean()) for fit in fits(found, scaled))
+def likely_fits(found: Realization, scaled: Scaling) -> Array:
+    """Mean simulation and one-step fits with the most probable first states, so that states do not count.
+
+    The simulation of a record without inputs counts as nothing.
+    """
+    size = np.sqrt((scaled.y**2).mean(axis=0)) + 1e-12
+    simulation, prediction = (
+        100 * (1 - np.sqrt((e**2).mean(axis=0)) / size).mean() for e in errors_on(found, scaled, scaled)
+    )
     return np.array([simulation if scaled.u.shape[1] else 0.0, prediction])
 
 

@@ -17,7 +17,13 @@ Array = NDArray[np.float64]
 
 
 def fit_regularized_varx(
-    scaled: Scaling, lags: int, *, delay: int, walk: bool = False, kind: Kernel = "TC"
+    scaled: Scaling,
+    lags: int,
+    *,
+    delay: int,
+    walk: bool = False,
+    kind: Kernel = "TC",
+    iterations: int = 80,
 ) -> Realization:
     r"""Long autoregression with inputs whose taps die away, how fast being read from the record.
 
@@ -54,6 +60,6 @@ def fit_regularized_varx(
     theta = np.zeros((p, len(order)))
     for k in range(p):
         own = moving[:, k * lags] if walk else 0.0
-        theta[k, order] = posterior(moving, aim[:, k] - own, groups, kind).mean
+        theta[k, order] = posterior(moving, aim[:, k] - own, groups, kind, iterations=iterations).mean
         theta[k, k] += 1.0 if walk else 0.0
     return observer_form(scaled, theta, lags, taps if m else 0, delay, level[1] - theta @ level[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ from realization.identification.factorization import factorize, scale
 from realization.identification.residuals import ResidualTests, residual_tests
 from realization.identification.uncertainty import Uncertainty, uncertainty
 from realization.signals.data import IOData
+from realization.signals.gaps import gap_free
+from realization.signals.inspection import DataInspection
 from realization.systems.models import InnovationsModel
 
 __all__ = ["Candidate", "Identification"]
@@ -68,12 +71,14 @@ class Identification:
     candidates : tuple of Candidate
         Everything that was tried, best first.
     simulation_fit, prediction_fit : ndarray, shape (p,)
-        Fits in percent on the held-back parts, by the chosen method on the rest of the record; NaN for the
-        simulation of a record without inputs.
+        Fits on the held-back parts, in percent of the spread over the whole record, by the chosen method on
+        the rest of the record; NaN for the simulation of a record without inputs.
     notes : tuple of str
         What was doubtful; each was issued as a warning too.
     data : IOData
         The record.
+    inspection : DataInspection
+        What a look at the record found before anything was estimated.
 
     Examples
     --------
@@ -94,11 +99,12 @@ class Identification:
     prediction_fit: Array
     notes: tuple[str, ...]
     data: IOData
+    inspection: DataInspection
 
     @cached_property
     def singular_values(self) -> Array:
         """Canonical correlations of the record's past and future, largest first; empty if it is too short."""
-        scaled = scale(self.data, "identify")
+        scaled = scale(gap_free(self.data), "identify")
         rows = Stretch(scaled, feedthrough=True, stable=True).rows(True)
         if rows < 2:
             return np.zeros(0)
@@ -149,13 +155,15 @@ def _summary(fit: Identification) -> str:
     parts = [
         "Identification\n==============",
         _facts(fit),
+        _seen(fit),
         _fits(fit),
         _poles(fit),
         _whiteness(fit),
         _candidates(fit),
     ]
     if fit.notes:
-        parts.append("Doubtful\n--------\n" + "\n".join(f"- {note}" for note in fit.notes))
+        notes = [textwrap.fill(f"- {note}", 96, subsequent_indent="  ") for note in fit.notes]
+        parts.append("Doubtful\n--------\n" + "\n".join(notes))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -172,10 +180,23 @@ def _facts(fit: Identification) -> str:
     return "\n".join(f"{name:<9}{value}" for name, value in rows)
 
 
+def _seen(fit: Identification) -> str:
+    """Findings of the inspection, a line each."""
+    found = fit.inspection.findings
+    lines = ["A look at the record", "--------------------"]
+    for item in found:
+        evidence = ", ".join(f"{name} {value:.4g}" for name, value in item.evidence.items())
+        lines += textwrap.wrap(f"{item.kind} {item.column}: {evidence}", 96, subsequent_indent="    ")
+    if not found:
+        lines.append("nothing was found that would spoil an estimate")
+    lines.append("print(fit.inspection) says what follows and what to do" if found else "")
+    return "\n".join(lines).rstrip()
+
+
 def _fits(fit: Identification) -> str:
     lines = [
-        "Fit on held-back parts, %",
-        "-------------------------",
+        "Fit on held-back parts, % of the spread over the record",
+        "------------------------------------------------------",
         f"{'output':<20}{'simulation':>12}{'one step':>12}",
     ]
     for name, simulation, prediction in zip(fit.data.output_names, fit.simulation_fit, fit.prediction_fit):
@@ -232,11 +253,11 @@ def _candidates(fit: Identification) -> str:
         f"Candidates, the best {min(SHOWN, len(fit.candidates))} of {len(fit.candidates)} (% on "
         f"held-back parts)",
         "----------",
-        f"{'method':<58}{'order':>6}{'simulation':>12}{'one step':>10}{'score':>8}",
+        f"{'method':<66}{'order':>6}{'simulation':>12}{'one step':>10}{'score':>8}",
     ]
     for row in fit.candidates[:SHOWN]:
         lines.append(
-            f"{row.method:<58}{row.order:>6}{_number(row.simulation, 2):>12}{_number(row.prediction, 2):>10}"
+            f"{row.method:<66}{row.order:>6}{_number(row.simulation, 2):>12}{_number(row.prediction, 2):>10}"
             f"{row.score:>8.2f}"
         )
     return "\n".join(lines)

@@ -214,7 +214,9 @@ class InnovationsModel(StateSpace):
     def estimate_x0(self, data: IOData | ArrayLike, *, focus: str = "simulation") -> Array:
         r"""Least-squares state at the first sample, of each experiment.
 
-        $$\min_{x_0} \sum_t \| y_t - \hat y_t(x_0) \|^2$$
+        $$\min_{x_0} \sum_t \sum_k (y_{kt} - \hat y_{kt}(x_0))^2 / \sigma_k^2,$$
+
+        with $\sigma_k$ the standard deviation of output `k` over the experiment: units do not decide.
 
         Parameters
         ----------
@@ -253,7 +255,9 @@ class InnovationsModel(StateSpace):
         there = ~np.isnan(y)
         if not (np.isfinite(response).all() and np.isfinite(residual[there]).all()):
             raise UnstableError("estimate_x0: the response overflows over this record; use a shorter one.")
-        basis, aim = response.reshape(-1, self.n_states), residual.reshape(-1)
+        size = np.array([column[seen].std() if seen.any() else 0.0 for column, seen in zip(y.T, there.T)])
+        size[~(size > 0)] = 1.0
+        basis, aim = (response / size[:, None]).reshape(-1, self.n_states), (residual / size).reshape(-1)
         if not there.all():
             basis, aim = basis[there.reshape(-1)], aim[there.reshape(-1)]
         return scipy.linalg.lstsq(basis, aim, lapack_driver="gelsy", cond=1e-12)[0]

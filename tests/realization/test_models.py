@@ -250,8 +250,20 @@ class TestInnovationsModel:
 
         zero = output(np.zeros(n))
         basis = np.column_stack([output(column) - zero for column in np.eye(n)])
-        expected = np.linalg.pinv(basis) @ (record.y.ravel() - zero)
+        weight = np.tile(1 / record.y.std(axis=0), T)
+        expected = np.linalg.pinv(basis * weight[:, None]) @ (weight * (record.y.ravel() - zero))
         assert_close(model.estimate_x0(record, focus=focus), expected, "iterative")
+
+    @pytest.mark.parametrize("focus", ["simulation", "prediction"])
+    def test_estimate_x0_does_not_depend_on_units(self, focus, rng):
+        n, units = 3, np.array([1e5, 1e-3])
+        A, C = matrix_with_radius(rng, n, 0.9), rng.standard_normal((2, n))
+        B, K = rng.standard_normal((n, 1)), stable_gain(A, C)
+        record = random_record(InnovationsModel(A, B, C, K=K), 40, seed=5)
+        other = IOData(record.y * units, record.u)
+        scaled = InnovationsModel(A, B, C * units[:, None], K=K / units)
+        one = InnovationsModel(A, B, C, K=K).estimate_x0(record, focus=focus)
+        assert_close(scaled.estimate_x0(other, focus=focus), one, "iterative")
 
     def test_the_default_start_is_the_estimated_one(self, rng):
         model = InnovationsModel([[0.9]], [[1.0]], [[1.0]], K=[[0.3]])
