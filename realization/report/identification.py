@@ -20,6 +20,7 @@ __all__ = ["identification_report"]
 
 DRAWN_SAMPLES = 300
 DRAWN_OUTPUTS = 4
+FREQUENCIES = 200
 LISTED = 10
 
 
@@ -40,7 +41,10 @@ def identification_report(fit: Identification) -> str:
     keys = [(str(fit.order), "states"), (one_step, "one step ahead, held back")]
     if fit.data.n_inputs:
         keys.append((f"{fit.simulation_fit.mean():.1f} %", "from the inputs alone, held back"))
-    sections = [_inspection(fit), _ranking(fit), _record(fit), _poles(fit), _residuals(fit)]
+    sections = [_inspection(fit), _ranking(fit), _record(fit), _poles(fit)]
+    if fit.data.n_inputs:
+        sections.append(_response(fit))
+    sections.append(_residuals(fit))
     if fit.notes:
         sections.append(Section("Doubtful", "\n".join(f"- {note}" for note in fit.notes)))
     return page("Identification", lead, sections, key_figures=keys)
@@ -48,7 +52,7 @@ def identification_report(fit: Identification) -> str:
 
 def _inspection(fit: Identification) -> Section:
     rows = [
-        [item.kind, item.column, ", ".join(f"{name} {value:.4g}" for name, value in item.evidence.items())]
+        [item.kind, item.column, ", ".join(_evidence(*pair) for pair in item.evidence.items())]
         for item in fit.inspection.findings
     ]
     if not rows:
@@ -65,9 +69,9 @@ def _ranking(fit: Identification) -> Section:
         [
             row.method,
             row.order,
-            None if np.isnan(row.simulation) else row.simulation,
-            row.prediction,
-            row.score,
+            None if np.isnan(row.simulation) else f"{row.simulation:.2f}",
+            f"{row.prediction:.2f}",
+            f"{row.score:.2f}",
         ]
         for row in fit.candidates[:LISTED]
     ]
@@ -110,13 +114,41 @@ def _poles(fit: Identification) -> Section:
         return Section("Poles", f"No bands: {error}", [figure])
     errors = np.sqrt(np.maximum(bands.covariance[:, [0, 1], [0, 1]], 0.0))
     rows = [
-        [f"{pole.real:.4f} {pole.imag:+.4f}i", f"{abs(pole):.4f}", *map(float, error)]
+        [_pole(pole), f"{abs(pole):.4f}", float(error[0]), float(error[1]) if pole.imag else None]
         for pole, error in zip(bands.poles, errors)
         if pole.imag >= 0
     ]
-    header = ["pole", "modulus", "standard error, real", "imaginary"]
-    text = "Standard errors are those of a prediction-error model of this order."
+    header = ["pole", "modulus", "error, real part", "error, imaginary part"]
+    text = (
+        "Errors are the standard ones of a prediction-error model of this order. Where they are large, poles "
+        "nearly cancel zeros: what they do together is known better than each alone."
+    )
+    if len(rows) > LISTED:
+        text += f" The {LISTED} slowest of {len(rows)} are listed, a pair counted once."
     return Section("Poles", text, [figure], Table(header, rows[:LISTED]))
+
+
+def _response(fit: Identification) -> Section:
+    """Bode plots with bands, of every input in turn to the first outputs."""
+    data, model = fit.data, fit.model
+    omega = np.geomspace(1e-3, 0.99, FREQUENCIES) * np.pi / (1.0 if model.dt is None else model.dt)
+    try:
+        bands = fit.uncertainty.frequency_response(omega)
+        text = "Bands hold the response with 95 % probability at each frequency."
+    except (RealizationError, np.linalg.LinAlgError) as error:
+        bands, text = None, f"No bands: {error}"
+    pairs = [(k, j) for k in range(data.n_outputs) for j in range(data.n_inputs)]
+    figures = [
+        _picture(
+            plot.bode(model, omega, bands=bands, input=j, output=k)[0],
+            f"From **{data.input_names[j]}** to **{data.output_names[k]}**.",
+            f"Bode plot from {data.input_names[j]} to {data.output_names[k]}",
+        )
+        for k, j in pairs[:DRAWN_OUTPUTS]
+    ]
+    if len(pairs) > DRAWN_OUTPUTS:
+        text += f" The first {DRAWN_OUTPUTS} of {len(pairs)} paths are drawn."
+    return Section("Frequency response", text, figures)
 
 
 def _residuals(fit: Identification) -> Section:
@@ -128,10 +160,16 @@ def _residuals(fit: Identification) -> Section:
         return Section("Residuals", f"Not tested: {error}")
     verdict = "white" if tests.whiteness.is_white else "**not white**"
     text = f"One-step residuals on the record are {verdict} (p = {tests.whiteness.p_value:.2g})."
-    deviation = tests.residuals[:, 0] - tests.residuals[:, 0].mean()
-    ax = plot.autocorrelation(deviation, lags=len(tests.whiteness.autocorrelations) - 1)
-    name = fit.data.output_names[0]
-    figures = [_picture(ax, f"Autocorrelation of the residual of {name}.", "Autocorrelation with its band")]
+    deviation = tests.residuals - tests.residuals.mean(axis=0)
+    lags = len(tests.whiteness.autocorrelations) - 1
+    figures = [
+        _picture(
+            plot.autocorrelation(deviation, lags=lags, output=k),
+            f"Autocorrelation of the residual of {name}.",
+            f"Autocorrelation of the residual of {name} with the band of white noise",
+        )
+        for k, name in enumerate(fit.data.output_names[:DRAWN_OUTPUTS])
+    ]
     rows = [
         [output, source, float(tests.dynamics[i, j]), float(tests.feedback[i, j])]
         for i, output in enumerate(fit.data.output_names)
@@ -144,6 +182,16 @@ def _residuals(fit: Identification) -> Section:
     )
     table = Table(["output", "input", "p, inputs before", "p, inputs after"], rows)
     return Section("Residuals", text, figures, table)
+
+
+def _evidence(name: str, value: float) -> str:
+    # A probability below the smallest number is not zero.
+    return "p < 1e-300" if name == "p" and value < 1e-300 else f"{name} {value:.4g}"
+
+
+def _pole(pole: complex) -> str:
+    text = f"{pole.real:.4f} ± {pole.imag:.4f}i" if pole.imag else f"{pole.real:.4f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _picture(ax: Axes, caption: str, alt: str) -> Picture:

@@ -153,7 +153,7 @@ class TestReport:
         assert bands.covers(truth).all()
         assert result.residuals.whiteness.is_white
         text = result.save_report(tmp_path / "fit.html").read_text(encoding="utf-8")
-        assert text.count("data:image/png") == 3
+        assert text.count("data:image/png") == 5  # record, poles, two responses, residuals
         assert "http" not in text.replace("http-equiv", "")
         assert result.method in text
 
