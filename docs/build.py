@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -19,6 +20,12 @@ ROOT = DOCS.parent
 MISSING = """```{note}
 These pages were built without the demo's report, so its pictures are not here. Run `make demo`, then
 `make docs`.
+```
+"""
+
+NOT_RUN = """```{note}
+This page was built without the measured records, so its cells were not run. Let the variable
+`REALIZATION_DATA` name their folder, then `make docs`.
 ```
 """
 
@@ -119,6 +126,19 @@ def tabulate_results(source: Path, page: Path) -> int:
     return count
 
 
+def pages_left_unrun(notes: Path) -> list[str]:
+    """Pages whose cells read measured records, where there are none; the notes that they include say so."""
+    pages = [
+        path for path in sorted(DOCS.glob("*.md")) if f"_generated/{path.name}" in path.read_text("utf-8")
+    ]
+    pages = [path for path in pages if "rz.load_data(" in path.read_text("utf-8")]
+    unrun = not os.environ.get("REALIZATION_DATA")
+    notes.mkdir(parents=True, exist_ok=True)
+    for path in pages:
+        (notes / path.name).write_text(NOT_RUN if unrun else "", encoding="utf-8")
+    return [path.name for path in pages] if unrun else []
+
+
 def _cell(value: object) -> str:
     return (
         ""
@@ -143,13 +163,27 @@ def main(argv: list[str] | None = None) -> int:
     notebooks = convert_notebooks(ROOT / "notebooks", DOCS / "notebooks")
     pictures = collect_demo(options.demo, DOCS / "_generated" / "demo")
     rows = tabulate_results(ROOT / "benchmarks" / "results", DOCS / "_generated" / "measured.md")
+    unrun = pages_left_unrun(DOCS / "_generated")
     print(
         f"{len(notebooks)} notebooks, {len(pictures)} pictures of the demo, {rows} rows measured",
         file=sys.stderr,
     )
     doctrees = str(options.out.parent / "doctrees")
+    settings = ["-D", f"nb_execution_excludepatterns={','.join(unrun)}"] if unrun else []
     return build_main(
-        ["-b", "html", "-W", "--keep-going", "-q", "-E", "-d", doctrees, str(DOCS), str(options.out)]
+        [
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-E",
+            "-d",
+            doctrees,
+            *settings,
+            str(DOCS),
+            str(options.out),
+        ]
     )
 
 

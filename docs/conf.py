@@ -22,6 +22,7 @@ exclude_patterns = [
     "_build",
     "_generated/demo.md",
     "_generated/measured.md",
+    "_generated/walkthrough.md",
     "_generated/demo/*",
     "**/.ipynb_checkpoints",
 ]

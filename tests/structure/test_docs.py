@@ -128,7 +128,9 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "{code-cell}" in path.read
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(DOCS)) for path in PAGES])
-def test_the_cells_of_a_page_run(path, tmp_path, monkeypatch):
+def test_the_cells_of_a_page_run(path, tmp_path, monkeypatch, request):
+    if "rz.load_data(" in path.read_text("utf-8"):
+        request.getfixturevalue("measured_data")
     monkeypatch.chdir(tmp_path)
     cells = re.findall(
         r"^```\{code-cell\}[^\n]*\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
@@ -138,6 +140,13 @@ def test_the_cells_of_a_page_run(path, tmp_path, monkeypatch):
         lines = [line for line in cell.split("\n") if not line.startswith((":", "%"))]
         exec(compile("\n".join(lines), f"{path.name}, cell {number}", "exec"), names)
     plt.close("all")
+
+
+@pytest.mark.parametrize("folder", ["", "somewhere"])
+def test_without_records_a_page_of_measurements_is_built_but_not_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("REALIZATION_DATA", folder)
+    assert build.pages_left_unrun(tmp_path) == ([] if folder else ["walkthrough.md"])
+    assert ("REALIZATION_DATA" in (tmp_path / "walkthrough.md").read_text()) == (not folder)
 
 
 def test_notebooks_are_converted(tmp_path):
