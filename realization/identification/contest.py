@@ -244,10 +244,10 @@ class Contest:
         # A gain has n p entries: too few samples for them would spoil what the whole fit has found.
         if not SAMPLES_PER_GAIN * found.K.size <= size <= 1e8 / count:
             return found
-        fine = refine(found, stretch.scaled, "gain", stable=stretch.stable, iterations=10)
         # A level that is hardly corrected any more has fitted this record, and follows no other.
         lasting = longest_memory(np.zeros((0, 0)), max(stretch.scaled.lengths))
-        return fine if forgetting(fine) < max(lasting, forgetting(found)) else found
+        memory = max(lasting, 1.0001 * forgetting(found))
+        return refine(found, stretch.scaled, "gain", stable=stretch.stable, iterations=30, memory=memory)
 
     def _score(self, early: list[Realization]) -> float:
         verdict = judge(early, self.folds)

@@ -17,8 +17,8 @@ Array = NDArray[np.float64]
 # Condition numbers up to here leave half of the digits to the normal equations.
 SAFE = 1e8
 MOST_SPENT = 0.95
-# Values of an experiment for each state from which on its first state takes little of its errors.
-LONG = 4
+# In so many experiments, each with fewer values for a state, free first states would leave no errors.
+MANY, LONG = 5, 4
 
 
 def errors_on(found: Realization, seen: Scaling, held: Scaling) -> tuple[Array, Array]:
@@ -38,8 +38,7 @@ def _prior(found: Realization, seen: Scaling) -> tuple[Array, tuple[Array, Array
     """Root of the states' second moment, and the sizes of the errors of simulation and prediction."""
     A, B, C, D, K = found[:5]
     silent, target = np.zeros_like(K), seen.y - found.offset
-    if min(seen.lengths) * len(C) < LONG * len(A):
-        # Free first states would explain such experiments by themselves.
+    if len(seen.starts) >= MANY and min(seen.lengths) * len(C) < LONG * len(A):
         one_step = first_state_prior(A, B, C, D, K, seen.u, target, seen.starts)
         alone = first_state_prior(A, B, C, D, silent, seen.u, target, seen.starts)
         return one_step.root, (alone.noise, one_step.noise)

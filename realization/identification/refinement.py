@@ -30,6 +30,7 @@ def refine(
     stable: bool = True,
     iterations: int = 20,
     tolerance: float = 0.05,
+    memory: float | None = None,
 ) -> Realization:
     r"""Gauss-Newton in data-driven local coordinates, starting from a realization.
 
@@ -51,6 +52,8 @@ def refine(
         Most steps.
     tolerance : float
         Stop when the minimum is nearer than this many standard deviations per parameter.
+    memory : float, optional
+        Largest modulus of a predictor's pole; what the record can vouch for when left out.
 
     References
     ----------
@@ -59,7 +62,7 @@ def refine(
     L. Ljung, *System Identification*, 2nd ed., Prentice-Hall 1999, sections 7.2 and 10.2.
     """
     point = normalized(found, scaled, silent=criterion == "simulation")
-    memory = longest_memory(found.A, max(scaled.lengths))
+    memory = longest_memory(found.A, max(scaled.lengths)) if memory is None else memory
     if not len(found.A) or not admissible(point, stable, memory):
         return found
     free = free_entries(

@@ -144,5 +144,7 @@ def best_first_state(basis: Array, e: Array, prior: FirstState | None) -> tuple[
 def scaled_least_squares(a: Array, b: Array) -> Array:
     """Least squares with columns of unit length, so that units do not decide what counts as zero."""
     norms = np.linalg.norm(a, axis=0)
+    if not np.isfinite(norms).all():
+        raise np.linalg.LinAlgError("the regressors overflow.")  # LAPACK would print before it fails
     norms[norms == 0] = 1.0
     return scipy.linalg.lstsq(a / norms, b, cond=1e-13, check_finite=False)[0] / norms

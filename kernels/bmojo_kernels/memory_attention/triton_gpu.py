@@ -523,7 +523,8 @@ def _sizes(x: Inputs, walk: int) -> dict[str, int]:
         )
     queries, keys, warps, stages = found[walk]
     if x.has_set and x.chunk < 16 and walk != KEYS_BACK:
-        queries, keys, warps = 16, min(keys, 32), 4  # most of a larger tile would be masked in each of its sets
+        # Most of a larger tile would be masked in each of its sets.
+        queries, keys, warps = 16, min(keys, 32), 4
     return {"QUERIES": queries, "KEYS": keys, "num_warps": warps, "num_stages": stages}
 
 
