@@ -163,27 +163,14 @@ def main(argv: list[str] | None = None) -> int:
     notebooks = convert_notebooks(ROOT / "notebooks", DOCS / "notebooks")
     pictures = collect_demo(options.demo, DOCS / "_generated" / "demo")
     rows = tabulate_results(ROOT / "benchmarks" / "results", DOCS / "_generated" / "measured.md")
-    unrun = pages_left_unrun(DOCS / "_generated")
+    pages_left_unrun(DOCS / "_generated")
     print(
         f"{len(notebooks)} notebooks, {len(pictures)} pictures of the demo, {rows} rows measured",
         file=sys.stderr,
     )
     doctrees = str(options.out.parent / "doctrees")
-    settings = ["-D", f"nb_execution_excludepatterns={','.join(unrun)}"] if unrun else []
     return build_main(
-        [
-            "-b",
-            "html",
-            "-W",
-            "--keep-going",
-            "-q",
-            "-E",
-            "-d",
-            doctrees,
-            *settings,
-            str(DOCS),
-            str(options.out),
-        ]
+        ["-b", "html", "-W", "--keep-going", "-q", "-E", "-d", doctrees, str(DOCS), str(options.out)]
     )
 
 
