@@ -30,7 +30,7 @@ exclude_patterns = [
 templates_path = ["_templates"]
 default_role = "literal"
 nitpicky = False
-# Cells that were not run know no lexer; attributes of one name are in several classes, each page shows its own.
+# Cells that were not run know no lexer; attributes of one name are in several classes, each page has its own.
 suppress_warnings = ["myst-nb.lexer", "ref.python"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
