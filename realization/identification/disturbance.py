@@ -29,13 +29,15 @@ DISTURBANCES: dict[Disturbance, str] = {
     "integrated": "integrated noise",
 }
 MOST_SHORT_LAGS = 14
-SMOOTH_LAGS = 16
+SMOOTH_LAGS, MOST_STATES = 16, 96
 SAMPLES_PER_LAG = 6
 EVIDENCE_WORK = 5e7
 # Evidence is flat near its maximum: what more steps would gain is below what it can tell.
 EVIDENCE_STEPS = 24
 STAYING, SLOW = 0.9995, 0.9
 MOST_SHRINKAGE = 0.97
+# Outputs that are regressed on each other's past: the scales of more are more than the evidence settles.
+TOGETHER = 6
 
 
 def with_disturbance(found: Realization, scaled: Scaling, kind: Disturbance) -> Realization:
@@ -126,9 +128,23 @@ def _integrated(noise: Scaling) -> Realization:
 
 
 def _smooth(noise: Scaling, *, walk: bool) -> Realization:
-    """Long autoregression under a kernel prior; poles that wander stay just inside the unit circle."""
+    """Long autoregression under a kernel prior; of many outputs each by itself."""
     p = noise.y.shape[1]
-    lags = min(SMOOTH_LAGS, len(noise.y) // SAMPLES_PER_LAG, max(noise.lengths) // 2)
+    most = max(1, min(SMOOTH_LAGS, MOST_STATES // p))
+    if p <= TOGETHER:
+        return _regularized(noise, most, walk=walk)
+    parts = [_regularized(noise._replace(y=noise.y[:, k : k + 1]), most, walk=walk) for k in range(p)]
+    A, C, K = (
+        scipy.linalg.block_diag(*blocks)
+        for blocks in zip(*[part[:1] + part[2:3] + part[4:5] for part in parts])
+    )
+    return parts[0]._replace(A=A, B=np.zeros((len(A), 0)), C=C, D=np.zeros((p, 0)), K=K, x0=np.zeros(len(A)))
+
+
+def _regularized(noise: Scaling, most: int, *, walk: bool) -> Realization:
+    """Up to `most` lags; poles that wander stay just inside the unit circle."""
+    p = noise.y.shape[1]
+    lags = min(most, len(noise.y) // SAMPLES_PER_LAG, max(noise.lengths) // 2)
     while lags > 1 and p * (lags * p) ** 3 > EVIDENCE_WORK:
         lags -= 1
     if lags < 1:

@@ -223,7 +223,7 @@ class TestMissing:
     def test_other_methods_refuse_them(self):
         gap = IOData(np.where(np.arange(50) == 7, np.nan, np.sin(np.arange(50.0))), missing=True)
         model = InnovationsModel([[0.5]], np.zeros((1, 0)), [[1.0]])
-        for method in (arx, lambda data: innovations(model, data), model.predict):
+        for method in (lambda data: innovations(model, data), model.predict):
             with pytest.raises(DataError, match="1 outputs of this record are missing, the first at row 7"):
                 method(gap)
 
