@@ -176,12 +176,17 @@ def task_width(batch: int, channels: int, threads: int, widest: int | None = Non
 
 def run(kernel: Callable[..., None], arrays: Sequence[np.ndarray], width: int, threads: int) -> None:
     """Call a parallel kernel on so many threads of Numba's pool, and leave the pool as it was."""
+    torch = sys.modules.get("torch")
+    torchs = 0 if torch is None else torch.get_num_threads()  # first: Numba's pool changes it when it begins
     before = get_num_threads()
     set_num_threads(threads)
     try:
         kernel(*arrays, width)
     finally:
         set_num_threads(before)
+        # Numba's pool and torch's may be one and the same OpenMP, and its number of threads too.
+        if torch is not None and torch.get_num_threads() != torchs:
+            torch.set_num_threads(torchs)
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:

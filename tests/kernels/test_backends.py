@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import bmojo_kernels as bk
 import numpy as np
 import pytest
@@ -56,3 +59,13 @@ def test_triton_on_the_cpu_only_where_it_interprets(monkeypatch):
 def test_refusals_say_what_there_is(arguments, message):
     with pytest.raises(ValueError, match=message):
         backends.choose(*arguments)
+
+
+def test_the_pool_leaves_the_number_of_threads_of_torch_as_it_is():
+    """In a process of its own: the first call starts Numba's pool, which may share OpenMP with torch."""
+    code = (
+        "import torch; torch.set_num_threads(1); import bmojo_kernels as bk; x = torch.rand(2, 4096, 64); "
+        "bk.linear_scan(x, x); bk.linear_scan(x, x); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
