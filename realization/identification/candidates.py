@@ -16,8 +16,8 @@ from realization.identification.disturbance import (
     DISTURBANCES,
     EVIDENCE_STEPS,
     EVIDENCE_WORK,
-    STAYING,
     Disturbance,
+    changes_of,
     with_disturbance,
 )
 from realization.identification.factorization import (
@@ -31,7 +31,6 @@ from realization.identification.matrices import realize
 from realization.identification.realization import Realization
 from realization.identification.refinement import refine
 from realization.identification.regularized import fit_regularized_varx
-from realization.signals.spans import spans_of
 from realization.systems.responses import scan_spans
 
 __all__ = ["Recipe", "Stretch", "recipes", "supported"]
@@ -163,7 +162,7 @@ class Stretch:
     @cached_property
     def _changes(self) -> tuple[Stretch, Array, Array]:
         r"""The stretch of $u_t - \rho u_{t-1}$ and $y_t - \rho y_{t-1}$ in units of their own, and these."""
-        parts = [_changed(values, self.scaled.starts) for values in (self.scaled.u, self.scaled.y)]
+        parts = [changes_of(values, self.scaled.spans) for values in (self.scaled.u, self.scaled.y)]
         sizes = [np.maximum(part.std(axis=0), 1e-9) for part in parts]
         means = [part.mean(axis=0) for part in parts]
         u, y = ((part - mean) / size for part, mean, size in zip(parts, means, sizes))
@@ -180,14 +179,6 @@ class Stretch:
         if len(free.A):
             simulated = simulated + scan_spans(free.A, free.B, self.scaled.u, starts=self.scaled.starts) @ C.T
         return free._replace(offset=(self.scaled.y - simulated).mean(axis=0), x0=np.zeros(len(free.A)))
-
-
-def _changed(values: Array, starts: tuple[int, ...]) -> Array:
-    changes = values.copy()
-    for rows in spans_of(starts, len(values)):
-        changes[rows][1:] -= STAYING * values[rows][:-1]
-        changes[rows][0] = 0.0
-    return changes
 
 
 def recipes(

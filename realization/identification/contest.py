@@ -187,7 +187,7 @@ class Contest:
         level.sort(key=lambda row: -row.verdict.kinds[0])
         paths = tuple(row.mixture.members[0].path for row in level[:MEMBERS])
         single = [row.mixture.members[0].path for row in self.ranking if len(row.mixture.members) == 1]
-        first = dict.fromkeys([*dict.fromkeys([*single][: 2 * MEMBERS]), *paths])
+        first = dict.fromkeys([*single[: 2 * MEMBERS], *paths])
         self._add(Mixture((recipe._replace(noise=noise),)) for recipe in first for noise in OWN_NOISES)
         if len(paths) > 1:
             rows = self._add(Mixture(paths, noise) for noise in NOISES)

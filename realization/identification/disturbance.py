@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,14 @@ from realization.identification.noise import one_step_innovations
 from realization.identification.realization import Realization
 from realization.identification.regularized import fit_regularized_varx
 
-__all__ = ["DISTURBANCES", "EVIDENCE_STEPS", "EVIDENCE_WORK", "STAYING", "Disturbance", "with_disturbance"]
+__all__ = [
+    "DISTURBANCES",
+    "EVIDENCE_STEPS",
+    "EVIDENCE_WORK",
+    "Disturbance",
+    "changes_of",
+    "with_disturbance",
+]
 
 Array = NDArray[np.float64]
 Disturbance = Literal["own", "short", "smooth", "wandering", "level", "slow", "integrated"]
@@ -56,7 +64,7 @@ def with_disturbance(found: Realization, scaled: Scaling, kind: Disturbance) -> 
     found : Realization
     scaled : Scaling
         Without gaps.
-    kind : {"own", "short", "smooth", "wandering", "level", "slow"}
+    kind : {"own", "short", "smooth", "wandering", "level", "slow", "integrated"}
         `own` leaves the realization as it is.
 
     Raises
@@ -109,11 +117,7 @@ def _short(noise: Scaling) -> Realization:
 
 def _integrated(noise: Scaling) -> Realization:
     r"""Autoregression of what is left of $v_t - \rho v_{t-1}$, with the pole $\rho$ beside its own."""
-    change = noise.y.copy()
-    for rows in noise.spans:
-        change[rows][1:] -= STAYING * noise.y[rows][:-1]
-        change[rows][0] = 0.0
-    fast = _short(noise._replace(y=change))
+    fast = _short(noise._replace(y=changes_of(noise.y, noise.spans)))
     p = noise.y.shape[1]
     # v = rho v[-1] + C x + e: the level is a state of its own, driven by what the fast part puts out.
     A = np.block([[fast.A, np.zeros((len(fast.A), p))], [fast.C, STAYING * np.eye(p)]])
@@ -125,6 +129,15 @@ def _integrated(noise: Scaling) -> Realization:
         offset=np.zeros(p),
         x0=np.zeros(len(A)),
     )
+
+
+def changes_of(values: Array, spans: Sequence[slice]) -> Array:
+    r"""$v_t - \rho v_{t-1}$ within each experiment, with the pole $\rho$ of noise that stays; zero first."""
+    changes = values.copy()
+    for rows in spans:
+        changes[rows][1:] -= STAYING * values[rows][:-1]
+        changes[rows][0] = 0.0
+    return changes
 
 
 def _smooth(noise: Scaling, *, walk: bool) -> Realization:
