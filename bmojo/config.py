@@ -53,6 +53,8 @@ class BMojoConfig:
         Root-mean-square norm of queries and keys per head, before rotary positions.
     rotary : bool
         Rotary positions.
+    rotary_base : float
+        Base of their frequencies.
     eidetic_position : str
         Where fading and eidetic keys are rotated: `"own"`, the window's `"edge"`, or `"none"`; the last two
         hold at gaps longer than those of training.
@@ -100,6 +102,7 @@ class BMojoConfig:
     tie_projections: bool = True
     qk_norm: bool = True
     rotary: bool = True
+    rotary_base: float = 10_000.0
     eidetic_position: str = "own"
     eidetic_norm: bool = False
     short_conv: int = 4

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 
+import bmojo_kernels as bk
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CausalConv", "depthwise", "latest"]
+from bmojo.backends import backend_of
+
+__all__ = ["CausalConv", "latest"]
 
 
 class CausalConv(nn.Module):
-    r"""Depthwise causal convolution $y_t = b + \sum_{k=0}^{K-1} w_k \odot u_{t-k}$.
+    r"""Depthwise causal convolution $y_t = f\big(b + \sum_{i=0}^{K-1} w_i \odot u_{t-K+1+i}\big)$.
 
     Parameters
     ----------
     channels : int
     taps : int
-        `K`, at least 1.
+        `K`, at least 1; the last one meets the present.
+    activation : {None, "silu"}
+        `f`.
 
     Examples
     --------
@@ -29,36 +34,37 @@ class CausalConv(nn.Module):
     (torch.Size([1, 5, 2]), torch.Size([1, 2, 2]))
     """
 
-    def __init__(self, channels: int, taps: int) -> None:
+    def __init__(self, channels: int, taps: int, *, activation: str | None = None) -> None:
         super().__init__()
         bound = 1.0 / math.sqrt(taps)
-        self.weight = nn.Parameter(torch.empty(taps, channels).uniform_(-bound, bound))
+        self.activation = activation
+        self.weight = nn.Parameter(torch.empty(channels, taps).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def init_tail(self, batch: int) -> Tensor:
         """The last `taps - 1` inputs before the first, zero: shape (B, K - 1, channels)."""
-        return self.weight.new_zeros(batch, len(self.weight) - 1, self.weight.shape[1])
+        channels, taps = self.weight.shape
+        return self.weight.new_zeros(batch, taps - 1, channels)
 
-    def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, u: Tensor, tail: Tensor | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Outputs (B, T, channels) and the new tail."""
-        padded = torch.cat([tail, u], dim=1)
-        return depthwise(padded, self.weight, self.bias, u.shape[1]), latest(padded, tail.shape[1])
+        return bk.causal_conv1d(
+            u,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            initial_state=None if tail is None else tail.to(u.dtype),
+            cu_seqlens=cu_seqlens,
+            backend=backend_of(u),
+        )
 
-
-def depthwise(padded: Tensor, weight: Tensor, bias: Tensor, length: int) -> Tensor:
-    r"""$y_t = b + \sum_k w_k \odot x_{t-k}$ for `length` outputs; `padded` holds the taps' past in front.
-
-    Parameters
-    ----------
-    padded : Tensor, shape (B, length + K - 1, channels) or longer at the end
-    weight : Tensor, shape (K, channels)
-    bias : Tensor, shape (channels,)
-    length : int
-    """
-    y, latest = bias, len(weight) - 1
-    for k, tap in enumerate(weight):
-        y = torch.addcmul(y, tap, padded[:, latest - k : latest - k + length])
-    return y
+    def step(self, u_t: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """One output (B, channels) and the new tail."""
+        return bk.causal_conv1d_step(
+            u_t, self.weight, self.bias, state=tail.to(u_t.dtype), activation=self.activation
+        )
 
 
 def latest(x: Tensor, length: int) -> Tensor:

@@ -9,16 +9,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmojo.convolution import latest
-from bmojo.eidetic.selection import take
 from bmojo.fading import MixerState
 
-__all__ = ["BMojoState", "KeyValueRing"]
+__all__ = ["BMojoState", "KeyValueRing", "closed", "ordered", "renewed", "written"]
+
+
+def ordered(ring: Tensor, position: int) -> Tensor:
+    """A ring's rows (B, S, ...) from the oldest position to `position - 1`."""
+    return ring.roll(-(position % ring.shape[1]), 1) if ring.shape[1] else ring
+
+
+def closed(rows: Tensor, position: int) -> Tensor:
+    """The ring (B, S, ...) of the rows up to `position - 1`, in order of time."""
+    return rows.roll(position % rows.shape[1], 1) if rows.shape[1] else rows
+
+
+def renewed(ring: Tensor, past: Tensor, piece: Tensor, position: int) -> Tensor:
+    """The ring after a piece (B, T, ...) from `position` on; `past` is the ring in order of time."""
+    size, length = ring.shape[1], piece.shape[1]
+    rows = piece[:, max(0, length - size) :].to(ring.dtype)
+    if length < size:
+        rows = torch.cat([past[:, length:], rows], dim=1)
+    return closed(rows, position + length).clone()
+
+
+def written(ring: Tensor, x: Tensor, position: int) -> Tensor:
+    """The ring with `x` (B, ...) in the row of `position`, in place of the oldest."""
+    ring = ring.clone()
+    ring[:, position % ring.shape[1]] = x.to(ring.dtype)
+    return ring
 
 
 @dataclass(frozen=True, eq=False)
 class KeyValueRing:
-    """Keys and values of the latest positions, oldest first; those before the first token are zero.
+    """Keys and values in rows: position `p` lies in row `p mod length`, where a new one replaces the oldest.
 
     Parameters
     ----------
@@ -28,17 +52,25 @@ class KeyValueRing:
     keys: Tensor
     values: Tensor
 
-    def extended(self, keys: Tensor, values: Tensor) -> KeyValueRing:
-        """With new positions (B, T, kv_heads, head_dim) behind."""
-        return KeyValueRing(torch.cat([self.keys, keys], dim=1), torch.cat([self.values, values], dim=1))
+    def ordered(self, position: int) -> tuple[Tensor, Tensor]:
+        """Keys and values from the oldest to those of `position - 1`."""
+        return ordered(self.keys, position), ordered(self.values, position)
 
-    def latest(self, length: int) -> KeyValueRing:
-        """The last `length` positions."""
-        return KeyValueRing(latest(self.keys, length), latest(self.values, length))
+    def renewed(
+        self, past: tuple[Tensor, Tensor], piece: tuple[Tensor, Tensor], position: int
+    ) -> KeyValueRing:
+        """After the keys and values of a piece."""
+        old = self.keys, self.values
+        return KeyValueRing(*(renewed(*three, position) for three in zip(old, past, piece, strict=True)))
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, n, m, kv_heads, head_dim) of the rows (B, n, m)."""
-        return take(self.keys, rows), take(self.values, rows)
+    def written(self, keys: Tensor, values: Tensor, position: int) -> KeyValueRing:
+        """After one key and value (B, kv_heads, head_dim)."""
+        return KeyValueRing(written(self.keys, keys, position), written(self.values, values, position))
+
+    def at(self, position: int) -> tuple[Tensor, Tensor]:
+        """Key and value (B, kv_heads, head_dim) in the row of `position`."""
+        row = position % self.keys.shape[1]
+        return self.keys[:, row], self.values[:, row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +84,16 @@ class BMojoState:
     mixer : tuple of Tensor
         State of the fading memory, batch first.
     conv_tail : Tensor, shape (B, short_conv - 1, D)
-    predictor_tail : Tensor, shape (B, taps, D)
+    predictor : tuple of Tensor
+        State of the predictor, batch first.
     window : KeyValueRing
         Of the last `window` tokens.
     fading : KeyValueRing
         Of the last `2 window` fading tokens: a query meets those that are `window` to `2 window` old.
     window_priority, window_gate : Tensor, shape (B, window)
+        Rings like that of the window.
     eidetic : KeyValueRing
-        Of the kept tokens, in order of position.
+        Keys, as they are read, and values of the kept tokens, in order of position, empty places in front.
     eidetic_index : Tensor of int64, shape (B, m)
         Their positions; -1 is an empty place.
     eidetic_priority, eidetic_gate : Tensor, shape (B, m)
@@ -78,7 +112,7 @@ class BMojoState:
     position: int
     mixer: MixerState
     conv_tail: Tensor
-    predictor_tail: Tensor
+    predictor: tuple[Tensor, ...]
     window: KeyValueRing
     fading: KeyValueRing
     window_priority: Tensor
@@ -87,6 +121,11 @@ class BMojoState:
     eidetic_index: Tensor
     eidetic_priority: Tensor
     eidetic_gate: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return len(self.eidetic_index)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> BMojoState:
         """The state with `function` applied to each tensor (such as a choice of batch rows)."""
@@ -107,7 +146,7 @@ class BMojoState:
         return self.apply(torch.Tensor.detach)
 
     def select(self, rows: Tensor) -> BMojoState:
-        """The state of the batch rows `rows` (int64, shape (B',)): reorder, repeat or drop."""
+        """The state of the batch rows `rows` (int64, shape (B',)): reorder (beams), repeat or drop."""
         return self.apply(lambda tensor: tensor.index_select(0, rows))
 
     @property
@@ -122,7 +161,7 @@ class BMojoState:
             return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
         rings = [self.window.keys, self.window.values, self.fading.keys, self.fading.values]
-        tails = [self.conv_tail, self.predictor_tail, self.window_priority, self.window_gate]
+        tails = [self.conv_tail, *self.predictor, self.window_priority, self.window_gate]
         kept = [
             self.eidetic.keys,
             self.eidetic.values,

@@ -55,9 +55,6 @@ def perturbed(config: BMojoConfig, *, seed: int = 0, dtype: torch.dtype = torch.
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             parameter += (0.05 if name.endswith(("rho", "dt_bias")) else 0.3) * torch.randn_like(parameter)
-        for name, buffer in layer.named_buffers():
-            if name.endswith("variance"):
-                buffer.uniform_(0.3, 2.0)
     return layer.eval()
 
 

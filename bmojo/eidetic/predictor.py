@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import bmojo_kernels as bk
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bmojo.convolution import depthwise, latest
+from bmojo.backends import backend_of, state_dtype
 
-__all__ = ["PREDICTORS", "ConvPredictor"]
+__all__ = ["PREDICTORS", "ConvPredictor", "Evidence", "InnovationScore", "attach"]
+
+PredictorState = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a predictor may look at, all of it detached: it learns from its own error and from nothing else.
+
+    Parameters
+    ----------
+    tokens : Tensor, shape (B, T, D)
+    fading : Tensor, shape (B, T, D), or None
+    innovations : Tensor, shape (B, T, H, V), or None
+        Of a mixer that has them.
+    """
+
+    tokens: Tensor
+    fading: Tensor | None = None
+    innovations: Tensor | None = None
+
+
+class InnovationScore(nn.Module):
+    r"""Scores $s_t = \sum_i e_{t,i}^2 / r_i$ and the code length from which $r$ and a predictor learn.
+
+    $$L = \tfrac12 \operatorname{mean}_{t,i}\big(e_{t,i}^2 / r_i + \log r_i\big)$$
+
+    is the negative logarithm of a Gaussian likelihood: its minimum over $r_i = e^{\rho_i}$ is the innovations'
+    own variance. It is a parameter, not a running mean: a pass changes nothing and can be computed again.
+
+    Parameters
+    ----------
+    channels : int
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.eidetic.predictor import InnovationScore
+    >>> scores, loss = InnovationScore(2)(torch.tensor([[[1.0, 2.0]]]))
+    >>> scores.item(), loss.item()
+    (5.0, 1.25)
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, error: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scores (B, T), without gradient, and the mean code length, for innovations (B, T, channels).
+
+        `weight` (broadcast like them) is what the predictor knows of the variance itself, `r_i / weight`.
+        """
+        log_variance = self.log_variance.to(error.dtype)
+        squared = error.square() * torch.exp(-log_variance)
+        squared = squared if weight is None else squared * weight
+        return squared.detach().sum(-1), 0.5 * (squared.mean() + log_variance.mean())
 
 
 class ConvPredictor(nn.Module):
     r"""Linear one-step prediction by a short causal convolution over earlier tokens.
 
-    $$\hat u_{t|t-1} = b + \sum_{k=1}^{K} w_k \odot u_{t-k}, \qquad e_t = u_t - \hat u_{t|t-1}, \qquad
-    s_t = \sum_i e_{t,i}^2 / r_i$$
-
-    with $r_i$ a running estimate of the innovation variance of channel `i`. Tokens come in detached: the
-    predictor learns from its own squared error and from nothing else.
+    $$\hat u_{t|t-1} = b + \sum_{k=1}^{K} w_k \odot u_{t-k}, \qquad e_t = u_t - \hat u_{t|t-1}$$
 
     Parameters
     ----------
     d_model : int
     taps : int
         `K`.
-    momentum : float
-        Of the running variance, per forward pass in training.
 
     References
     ----------
@@ -34,40 +88,80 @@ class ConvPredictor(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from bmojo.eidetic.predictor import ConvPredictor
+    >>> from bmojo.eidetic.predictor import ConvPredictor, Evidence
     >>> predictor = ConvPredictor(d_model=3)
-    >>> u = torch.ones(2, 5, 3)
-    >>> score, loss, tail = predictor(u, predictor.init_tail(2))
-    >>> score.shape, tail.shape
+    >>> scores, loss, (tail,) = predictor(Evidence(torch.ones(2, 5, 3)))
+    >>> scores.shape, tail.shape
     (torch.Size([2, 5]), torch.Size([2, 4, 3]))
     """
 
-    variance: Tensor
-
-    def __init__(self, d_model: int, *, taps: int = 4, momentum: float = 0.05) -> None:
+    def __init__(self, d_model: int, *, taps: int = 4) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(taps, d_model))
+        self.weight = nn.Parameter(torch.zeros(d_model, taps))  # the last tap meets the token before
         self.bias = nn.Parameter(torch.zeros(d_model))
-        self.momentum = momentum
-        self.register_buffer("variance", torch.ones(d_model))
+        self.score = InnovationScore(d_model)
 
-    def init_tail(self, batch: int) -> Tensor:
+    def init_state(self, batch: int) -> PredictorState:
         """The tokens before the first, zero: shape (B, K, D)."""
-        return self.weight.new_zeros(batch, *self.weight.shape)
+        channels, taps = self.weight.shape
+        return (self.weight.new_zeros(batch, taps, channels),)
 
-    def predict(self, u: Tensor, tail: Tensor) -> Tensor:
-        """Predictions (B, T, D) of `u` (B, T, D) from what came before each token."""
-        return depthwise(torch.cat([tail, u], dim=1).detach(), self.weight, self.bias, u.shape[1])
+    def errors(
+        self, u: Tensor, state: PredictorState | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, PredictorState]:
+        """Innovations (B, T, D) of tokens `u` (B, T, D), and the last tokens."""
+        weight = F.pad(self.weight, (0, 1)).to(u.dtype)
+        predicted, tail = bk.causal_conv1d(
+            u,
+            weight,
+            self.bias.to(u.dtype),
+            initial_state=None if state is None else state[0].to(u.dtype),
+            cu_seqlens=cu_seqlens,
+            backend=backend_of(u),
+        )
+        return u - predicted, (tail,)
 
-    def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, T), the mean squared innovation (a scalar that carries gradient), and the new tail."""
-        error = u.detach() - self.predict(u, tail)
-        squared = error.square()
-        score = (squared.detach() / self.variance.clamp_min(1e-6)).sum(-1)
-        if self.training and torch.is_grad_enabled():  # a look (`BMojo.trace`) teaches nothing
-            with torch.no_grad():
-                self.variance.lerp_(squared.mean(dim=(0, 1)), self.momentum)
-        return score, squared.mean(), latest(torch.cat([tail, u.detach()], dim=1), tail.shape[1])
+    def forward(
+        self, seen: Evidence, state: PredictorState | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, PredictorState]:
+        """Scores (B, T), the loss (a scalar of shape () that carries gradient), and the new state."""
+        error, state = self.errors(seen.tokens, state, cu_seqlens=cu_seqlens)
+        return *self.score(error.to(state_dtype(error.dtype))), state
 
 
-PREDICTORS = {"conv": ConvPredictor}
+PREDICTORS: dict[str, Any] = {"conv": lambda config, mixer: ConvPredictor(config.d_model)}
+
+
+class _Attached(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, output: Tensor, loss: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.like = loss.dtype, loss.device
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        dtype, device = ctx.like
+        return gradient, torch.ones((), dtype=dtype, device=device)
+
+
+def attach(output: Tensor, loss: Tensor) -> Tensor:
+    """The output, unchanged, that hands `loss` its gradient of one whenever a loss of its own comes back.
+
+    So a predictor learns wherever the layer is trained: compiled, distributed, with activations computed
+    anew, without a term that a training loop has to remember.
+
+    Parameters
+    ----------
+    output : Tensor, shape (...)
+    loss : Tensor, a scalar of shape ()
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.eidetic.predictor import attach
+    >>> x, p = torch.ones(2, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    >>> (5 * attach(x, p**2).sum()).backward()
+    >>> x.grad.tolist(), p.grad.item()
+    ([5.0, 5.0], 6.0)
+    """
+    return _Attached.apply(output, loss)  # pyright: ignore[reportReturnType]

@@ -1,128 +1,192 @@
-"""Selection of tokens: the streaming rule of signals, with positions turned into rows of a pool of keys."""
+r"""Selection of tokens: what a rule ranks by, the sets of a piece, and the set that is carried on.
+
+A set is carried as places: positions (-1 is empty), priorities ($-\infty$ where empty), keys and values, in
+order of position with the empty places in front. It holds the best of the positions that have left the
+window; those that are still in it are judged by the priorities of the window's ring.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import bmojo_kernels as bk
-import numpy as np
 import torch
 from torch import Tensor
 
-from realization.filtering.innovations import chi_squared_quantile
-
-__all__ = ["Judged", "advance_set", "pool_rows", "take", "token_priority"]
+__all__ = ["absorbed", "advanced", "chunk_rows", "hashed", "priorities", "seen_places", "take"]
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What a piece's tokens were worth, and the sets that follow from it.
+def priorities(
+    scores: Tensor,
+    norms: Tensor,
+    position: Tensor,
+    *,
+    rule: str,
+    threshold: float | None,
+    seed: Tensor | None,
+) -> Tensor:
+    r"""What `rule` ranks by, so that every rule is "keep the `m` largest, ties to the older".
 
     Parameters
     ----------
     scores : Tensor, shape (B, T)
-    priority : Tensor, shape (B, w + T)
-        What the rule ranks by, of the window before the piece and of the piece.
-    log_gate : Tensor, shape (B, m + w + T), or None
-        Of the places, that window, and the piece; where there is a write gate.
-    index : Tensor of int64, shape (B, chunks, m)
-        The set at the start of every chunk.
-    kept, kept_priority : Tensor, shape (B, m)
-        The set that the next piece goes on from.
-    predictor_tail : Tensor, shape (B, taps, D)
-    loss : Tensor, a scalar
-        Mean squared innovation; carries the predictor's gradient.
-    """
-
-    scores: Tensor
-    priority: Tensor
-    log_gate: Tensor | None
-    index: Tensor
-    kept: Tensor
-    kept_priority: Tensor
-    predictor_tail: Tensor
-    loss: Tensor
-
-
-def token_priority(
-    score: Tensor, norm: Tensor, *, rule: str, start: int, degrees: int, false_alarm: float
-) -> Tensor:
-    """What `rule` ranks tokens by, in float64.
-
-    Parameters
-    ----------
-    score : Tensor, shape (B, T)
         Normalized innovations squared.
-    norm : Tensor, shape (B, T)
+    norms : Tensor, shape (B, T)
         Squared norms of the tokens, for the control of that name.
-    rule : str
-    start : int
-        Position of the first token.
-    degrees : int
-        Channels: an ordinary token's score follows a chi-squared law of this many degrees of freedom.
-    false_alarm : float
-        Of `rule="threshold"`.
+    position : Tensor of int64, shape (T,) or (B, T)
+        In the sequence itself.
+    rule : {"top", "threshold", "fifo", "random", "norm"}
+    threshold : float, optional
+        That a score has to exceed, for the rule of that name.
+    seed : Tensor of int64, shape (), optional
+        For `random`.
+
+    Returns
+    -------
+    priority : Tensor, shape (B, T)
+        $-\infty$ is never kept.
     """
-    ranked = norm if rule == "norm" else score
-    threshold = chi_squared_quantile(false_alarm, degrees) if rule == "threshold" else None
-    values = ranked.detach().to("cpu", torch.float64).numpy()
-    priority = bk.selection_priority(values, rule=rule, threshold=threshold, start=start)
-    return torch.from_numpy(np.array(priority)).to(score.device)
+    if rule == "top":
+        return scores
+    if rule == "norm":
+        return norms
+    time = position.expand_as(scores).double()
+    if rule == "fifo":
+        return time
+    if rule == "threshold" and threshold is not None:
+        return torch.where(scores > threshold, time, -torch.inf)
+    return hashed(position, seed).expand_as(time)
 
 
-def advance_set(
-    index: Tensor, kept_priority: Tensor, priority: Tensor, *, position: int, window: int, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sets at the start of every chunk of a piece, and the set that the next piece goes on from.
+def hashed(position: Tensor, seed: Tensor | None) -> Tensor:
+    """Uniform numbers in [0, 1) from position and seed, those of `bmojo_kernels.selection_priority`.
 
     Parameters
     ----------
-    index, kept_priority : Tensor, shape (B, m)
+    position : Tensor of int64, shape (...)
+    seed : Tensor of int64, shape (), optional
+    """
+    z = position + _signed(0x9E3779B97F4A7C15)
+    if seed is not None:
+        z = z + seed * _signed(0xD1B54A32D192ED03)
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return _shifted(z ^ _shifted(z, 31), 11).double() / 2.0**53
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right: int64 shifts its sign in."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def chunk_rows(kept: Tensor, priority: Tensor, *, position: int, window: int, chunk: int) -> Tensor:
+    """Sets at the start of every chunk that a piece touches, as rows of the pool [places, window, piece].
+
+    The pool's priorities are one stream, moved so that chunks begin where they begin.
+
+    Parameters
+    ----------
+    kept : Tensor, shape (B, m)
+        Priorities of the places.
     priority : Tensor, shape (B, window + T)
         Of the last `window` positions, then of the piece.
     position : int
-        Tokens seen before the piece.
+        Of the piece's first token.
     window, chunk : int
 
     Returns
     -------
-    chunk_index : Tensor of int64, shape (B, chunks, m)
-    index, kept_priority : Tensor, shape (B, m)
+    rows : Tensor of int64, shape (B, chunks, m)
+        -1 is an empty place.
     """
-    kept = bk.KeptSet(index.cpu().numpy(), kept_priority.cpu().numpy(), position)
-    seen = priority[:, max(0, window - position) :].cpu().numpy()
-    chunk_index, kept = kept.advance(seen, window=window, chunk=chunk)
-    return (
-        torch.from_numpy(chunk_index).to(index.device),
-        torch.from_numpy(kept.index).to(index.device),
-        torch.from_numpy(kept.priority).to(index.device),
-    )
+    places, length = kept.shape[1], priority.shape[1] - window
+    front = (position - window - places) % chunk
+    blank = kept.new_full((len(kept), front), -torch.inf)
+    stream = torch.cat([blank, kept, priority.to(kept.dtype)], dim=1)
+    found = bk.innovation_topk(stream, budget=places, window=window, chunk=chunk)
+    first = (position // chunk * chunk - position + window + places + front) // chunk
+    count = -(-(position + length) // chunk) - position // chunk
+    rows = found[:, first : first + count]
+    return torch.where(rows < 0, rows, rows - front)
 
 
-def pool_rows(index: Tensor, kept: Tensor, start: int) -> Tensor:
-    """Rows of positions in a pool that holds the kept tokens first, then all positions from `start` on.
+def absorbed(index: Tensor, priority: Tensor, places: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `places` of positions in order of time, and where they were.
 
     Parameters
     ----------
-    index : Tensor of int64, shape (B, chunks, m)
-        Positions, -1 where empty.
-    kept : Tensor of int64, shape (B, m)
-        Positions of the pool's first `m` rows, ascending, empty places last.
-    start : int
+    index : Tensor of int64, shape (B, L)
+        Positions, ascending, -1 where there is none.
+    priority : Tensor, shape (B, L)
+    places : int
 
     Returns
     -------
-    rows : Tensor of int64, shape (B, chunks, m)
-        Row 0 stands in for an empty place.
+    rows : Tensor of int64, shape (B, places)
+        In `index`.
+    index : Tensor of int64, shape (B, places)
+    priority : Tensor, shape (B, places)
     """
-    recent = kept.shape[1] + index - start
-    ascending = torch.where(kept < 0, torch.iinfo(kept.dtype).max, kept)
-    match = torch.searchsorted(ascending, index.flatten(1)).view_as(index)
-    return torch.where(index >= start, recent, match).clamp_min(0)
+    best = priority.argsort(dim=1, descending=True, stable=True)[:, :places]
+    worth = priority.gather(1, best)
+    found = torch.where(worth > -torch.inf, index.gather(1, best), -1)
+    found, order = found.sort(dim=1, stable=True)
+    return best.gather(1, order), found, worth.gather(1, order)
+
+
+def advanced(index: Tensor, priority: Tensor, leaving: int, worth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The set once the position `leaving` has left the window: the least of both is dropped.
+
+    Parameters
+    ----------
+    index : Tensor of int64, shape (B, m)
+    priority : Tensor, shape (B, m)
+    leaving : int
+    worth : Tensor, shape (B,)
+        Its priority.
+
+    Returns
+    -------
+    rows : Tensor of int64, shape (B, m)
+        In the places with the new one behind them.
+    index : Tensor of int64, shape (B, m)
+    priority : Tensor, shape (B, m)
+    """
+    places = index.shape[1]
+    index = torch.cat([index, index.new_full((len(index), 1), leaving)], dim=1)
+    priority = torch.cat([priority, worth.to(priority.dtype).unsqueeze(1)], dim=1)
+    dropped = places - priority.flip(1).argmin(1, keepdim=True)  # of the least ones the latest
+    rows = torch.arange(places, device=index.device)
+    rows = rows + (rows >= dropped)
+    return rows, index.gather(1, rows), priority.gather(1, rows)
 
 
 def take(pool: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, n, m) of a pool (B, L, ...), as (B, n, m, ...)."""
-    batch, length = pool.shape[:2]
-    offset = torch.arange(batch, device=pool.device)[:, None, None] * length
-    return pool.flatten(0, 1).index_select(0, (rows + offset).flatten()).unflatten(0, rows.shape)
+    """Rows (B, m) of a pool (B, L, ...), as (B, m, ...)."""
+    wide = rows.view(*rows.shape, *(1,) * (pool.ndim - 2)).expand(-1, -1, *pool.shape[2:])
+    return pool.gather(1, wide)
+
+
+def seen_places(priority: Tensor, pending: Tensor) -> Tensor:
+    """Places that stay in the set of a chunk when those that leave the window before it ends are counted in.
+
+    Parameters
+    ----------
+    priority : Tensor, shape (B, m)
+        Of the places, in order of position.
+    pending : Tensor, shape (B, r)
+        Of the positions that will leave the window; they are younger than all places.
+
+    Returns
+    -------
+    seen : Tensor of bool, shape (B, m)
+    """
+    places = priority.shape[1]
+    order = priority.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(places, device=order.device).expand_as(order)
+    )
+    better = (pending.unsqueeze(1) > priority.unsqueeze(2)).sum(-1)
+    return rank + better < places

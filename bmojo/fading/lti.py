@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bmojo.backends import state_dtype
 from bmojo.fading.protocol import MixerState
 
 __all__ = ["LTI", "lti_states"]
 
 
-def lti_states(A: Tensor, drive: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+def lti_states(
+    A: Tensor, drive: Tensor, x0: Tensor | None = None, *, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""States of $x_{t+1} = A x_t + w_t$ by recursive doubling.
 
     After step $k$ each state has gathered the last $2^k$ inputs: $\log_2 T$ products in place of `T` steps.
@@ -23,7 +26,10 @@ def lti_states(A: Tensor, drive: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
     A : Tensor, shape (n, n)
     drive : Tensor, shape (B, T, n)
         $w_t = B u_t$.
-    x0 : Tensor, shape (B, n)
+    x0 : Tensor, shape (B, n), optional
+        Zero when left out.
+    cu_seqlens : Tensor, shape (S + 1,), optional
+        Where packed sequences begin, and the end, in a batch of one; `x0` and the last states are (S, n).
 
     Returns
     -------
@@ -36,16 +42,42 @@ def lti_states(A: Tensor, drive: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
     --------
     >>> import torch
     >>> from bmojo.fading.lti import lti_states
-    >>> states, last = lti_states(torch.tensor([[0.5]]), torch.ones(1, 3, 1), torch.zeros(1, 1))
+    >>> states, last = lti_states(torch.tensor([[0.5]]), torch.ones(1, 3, 1))
     >>> states.flatten().tolist(), last.item()
     ([0.0, 1.0, 1.5], 1.75)
     """
-    x = torch.cat([x0.unsqueeze(1), drive], dim=1)
+    if cu_seqlens is not None:
+        return _packed_states(A, drive, x0, cu_seqlens)
+    first = drive.new_zeros(len(drive), len(A)) if x0 is None else x0
+    x = _doubled(A, torch.cat([first.unsqueeze(1), drive], dim=1))
+    return x[:, :-1], x[:, -1].clone()
+
+
+def _doubled(A: Tensor, x: Tensor, age: Tensor | None = None) -> Tensor:
+    """Sums of $A^k x_{t-k}$ over `k`, at most over as many as the age (T,) of each position."""
     power, reach = A.mT, 1
     while reach < x.shape[1]:
-        x = x + F.pad(x[:, :-reach] @ power, (0, 0, reach, 0))
+        added = F.pad(x[:, :-reach] @ power, (0, 0, reach, 0))
+        x = x + (added if age is None else added.masked_fill((age < reach).unsqueeze(-1), 0.0))
         power, reach = power @ power, 2 * reach
-    return x[:, :-1], x[:, -1].clone()
+    return x
+
+
+def _packed_states(A: Tensor, drive: Tensor, x0: Tensor | None, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """States of sequences behind one another: each is given a place in front for its first state."""
+    edges = edges.long()
+    count, length = len(edges) - 1, drive.shape[1]
+    own = torch.repeat_interleave(torch.arange(count, device=drive.device), edges.diff(), output_size=length)
+    place = torch.arange(length, device=drive.device) + own + 1
+    head = edges[:-1] + torch.arange(count, device=drive.device)
+    first = drive.new_zeros(count, len(A)) if x0 is None else x0
+    x = drive.new_zeros(1, length + count, len(A)).index_copy(1, head, first.unsqueeze(0))
+    x = x.index_copy(1, place, drive)
+    begins = torch.zeros(length + count, dtype=torch.int64, device=drive.device).index_copy(0, head, head)
+    age = torch.arange(length + count, device=drive.device) - begins.cummax(0).values
+    x = _doubled(A, x, age)
+    last = edges[1:] + torch.arange(count, device=drive.device)
+    return x[:, place - 1], x[0, last]
 
 
 class LTI(nn.Module):
@@ -199,12 +231,29 @@ class LTI(nn.Module):
 
     def init_state(self, batch: int) -> MixerState:
         """The state zero, shape (B, n)."""
-        return (self.B.new_zeros(batch, len(self.B)),)
+        return (self.B.new_zeros(batch, len(self.B), dtype=state_dtype(self.B.dtype)),)
 
-    def forward(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+    def forward(
+        self, u: Tensor, state: MixerState | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, MixerState]:
         """Outputs (B, T, p) for inputs (B, T, m), and the state after them."""
-        states, last = lti_states(self.A(), u @ self.B.mT, state[0])
-        return states @ self.C.mT + u @ self.D.mT, (last,)
+        with torch.autocast(u.device.type, enabled=False):  # states fade slowly: bfloat16 would lose them
+            A, B, C, D = self._matrices()
+            inputs = u.to(A.dtype)
+            start = None if state is None else state[0]
+            states, last = lti_states(A, inputs @ B.mT, start, cu_seqlens=cu_seqlens)
+            return (states @ C.mT + inputs @ D.mT).to(u.dtype), (last,)
+
+    def step(self, u_t: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One input (B, m) from a state: the output (B, p), and the state after it."""
+        with torch.autocast(u_t.device.type, enabled=False):
+            A, B, C, D = self._matrices()
+            inputs, x = u_t.to(A.dtype), state[0]
+            return (x @ C.mT + inputs @ D.mT).to(u_t.dtype), (x @ A.mT + inputs @ B.mT,)
+
+    def _matrices(self) -> tuple[Tensor, ...]:
+        kind = state_dtype(self.B.dtype)
+        return tuple(matrix.to(kind) for matrix in (self.A(), self.B, self.C, self.D))
 
     def _input_scale(self, states: int) -> Tensor:
         # White input of unit variance gives states of unit variance: each mode's gain is 1 / sqrt(1 - r^2).

@@ -1,73 +1,25 @@
-r"""Mamba-2 in its reference form: a scalar decay per head, written through $B_t$, read through $C_t$."""
+r"""Mamba-2: a scalar decay per head, written through $B_t$, read through $C_t$."""
 
 from __future__ import annotations
 
 import math
 
+import bmojo_kernels as bk
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bmojo.backends import backend_of, state_dtype
 from bmojo.convolution import CausalConv
 from bmojo.fading.protocol import MixerState
 
-__all__ = ["Mamba2", "ssd_reference"]
+__all__ = ["Mamba2", "start_of_steps"]
 
 
-def ssd_reference(
-    x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, *, chunk: int = 64
-) -> tuple[Tensor, Tensor]:
-    r"""State-space dual scan, chunk by chunk.
-
-    $$h_t = e^{a_t} h_{t-1} + x_t B_t^\top, \qquad y_t = h_t C_t$$
-
-    Within a chunk the output is a masked matrix product, between chunks the state is carried. Decays enter as
-    exponentials of differences that are never positive, so nothing overflows.
-
-    Parameters
-    ----------
-    x : Tensor, shape (B, T, H, P)
-    log_decay : Tensor, shape (B, T, H)
-        $a_t \le 0$.
-    B, C : Tensor, shape (B, T, N)
-        Shared by the heads.
-    state : Tensor, shape (B, H, P, N)
-    chunk : int
-
-    Returns
-    -------
-    y : Tensor, shape (B, T, H, P)
-    last : Tensor, shape (B, H, P, N)
-
-    References
-    ----------
-    T. Dao, A. Gu, *Transformers are SSMs*, ICML 2024, section 6.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from bmojo.fading.mamba2 import ssd_reference
-    >>> one = torch.ones(1, 3, 1, 1)
-    >>> y, last = ssd_reference(one, torch.zeros(1, 3, 1), one[..., 0], one[..., 0], torch.zeros(1, 1, 1, 1))
-    >>> y.flatten().tolist()
-    [1.0, 2.0, 3.0]
-    """
-    outputs = []
-    for start in range(0, x.shape[1], chunk):
-        part = slice(start, start + chunk)
-        xs, Bs, Cs = x[:, part], B[:, part], C[:, part]
-        total = log_decay[:, part].cumsum(1).transpose(1, 2)  # (B, H, L): decay from the chunk's start
-        between = total.unsqueeze(-1) - total.unsqueeze(-2)  # (B, H, L, L): decay from s to t
-        length = between.shape[-1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        weights = (Cs @ Bs.mT).unsqueeze(1) * torch.exp(between.masked_fill(~causal, -torch.inf))
-        inside = weights @ xs.transpose(1, 2)  # (B, H, L, P)
-        carried = torch.exp(total).unsqueeze(-1) * (Cs.unsqueeze(1) @ state.mT)
-        outputs.append((inside + carried).transpose(1, 2))
-        remaining = torch.exp(total[..., -1:] - total)  # (B, H, L): decay from t to the chunk's end
-        written = (xs.transpose(1, 2) * remaining.unsqueeze(-1)).mT @ Bs.unsqueeze(1)
-        state = torch.exp(total[..., -1])[..., None, None] * state + written
-    return torch.cat(outputs, dim=1), state
+def start_of_steps(count: int) -> Tensor:
+    """Biases (count,) whose softplus is log-uniform in [0.001, 0.1]: time constants of 10 to 1000 tokens."""
+    step = torch.exp(torch.rand(count) * math.log(100.0) + math.log(0.001))
+    return step + torch.log(-torch.expm1(-step))
 
 
 class Mamba2(nn.Module):
@@ -101,7 +53,7 @@ class Mamba2(nn.Module):
     >>> import torch
     >>> from bmojo.fading import Mamba2
     >>> mixer = Mamba2(d_model=16, heads=2, state_size=4)
-    >>> f, (tail, state) = mixer(torch.randn(3, 10, 16), mixer.init_state(3))
+    >>> f, (tail, state) = mixer(torch.randn(3, 10, 16))
     >>> f.shape, state.shape
     (torch.Size([3, 10, 16]), torch.Size([3, 2, 8, 4]))
     """
@@ -113,10 +65,8 @@ class Mamba2(nn.Module):
         self.heads, self.head_dim, self.state_size = heads, d_model // heads, state_size
         self.widths = [d_model, d_model + 2 * state_size, heads]
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
-        self.conv = CausalConv(d_model + 2 * state_size, conv)
-        # Steps log-uniform in [0.001, 0.1] through the softplus's inverse, decay rates uniform in [1, 16].
-        step = torch.exp(torch.rand(heads) * math.log(100.0) + math.log(0.001))
-        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+        self.conv = CausalConv(d_model + 2 * state_size, conv, activation="silu")
+        self.dt_bias = nn.Parameter(start_of_steps(heads))
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1.0, 16.0)))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
@@ -125,18 +75,39 @@ class Mamba2(nn.Module):
     def init_state(self, batch: int) -> MixerState:
         """The convolution's tail (B, taps - 1, D + 2N) and the state (B, H, P, N), both zero."""
         weight = self.out_proj.weight
-        return (
-            self.conv.init_tail(batch),
-            weight.new_zeros(batch, self.heads, self.head_dim, self.state_size),
-        )
+        shape = (batch, self.heads, self.head_dim, self.state_size)
+        return self.conv.init_tail(batch), weight.new_zeros(shape, dtype=state_dtype(weight.dtype))
 
-    def forward(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+    def forward(
+        self, u: Tensor, state: MixerState | None = None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, MixerState]:
         """Fading tokens (B, T, D) for tokens (B, T, D), and the state after them."""
+        tail, start = (None, None) if state is None else state
         z, xBC, dt = self.in_proj(u).split(self.widths, dim=-1)
-        xBC, tail = self.conv(xBC, state[0])
-        x, B, C = F.silu(xBC).split([u.shape[-1], self.state_size, self.state_size], dim=-1)
+        xBC, tail = self.conv(xBC, tail, cu_seqlens=cu_seqlens)
+        x, driven, log_decay, B, C = self._inputs(xBC, dt)
+        y, last = bk.ssd_scan(
+            driven, log_decay, B, C, h0=start, cu_seqlens=cu_seqlens, backend=backend_of(driven)
+        )
+        return self._out(y, x, z), (tail, last)
+
+    def step(self, u_t: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One token (B, D) from a state: its fading token, and the state after it."""
+        z, xBC, dt = self.in_proj(u_t).split(self.widths, dim=-1)
+        xBC, tail = self.conv.step(xBC, state[0])
+        x, driven, log_decay, B, C = self._inputs(xBC, dt)
+        y, last = bk.ssd_step(driven, log_decay, B, C, state[1])
+        return self._out(y, x, z), (tail, last)
+
+    def _inputs(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`x`, what drives the scan, its logarithmic decays in the state's dtype, `B` and `C`."""
+        kind = state_dtype(xBC.dtype)
+        x, B, C = xBC.split([self.widths[0], self.state_size, self.state_size], dim=-1)
         x = x.unflatten(-1, (self.heads, self.head_dim))
-        dt = F.softplus(dt + self.dt_bias)
-        y, last = ssd_reference(x * dt.unsqueeze(-1), -dt * torch.exp(self.A_log), B, C, state[1])
-        y = (y + self.D.unsqueeze(-1) * x).flatten(-2)
-        return self.out_proj(self.norm(y * F.silu(z))), (tail, last)
+        dt = F.softplus(dt.to(kind) + self.dt_bias.to(kind))
+        driven = (x * dt.unsqueeze(-1)).to(x.dtype)
+        return x, driven, -dt * torch.exp(self.A_log.to(kind)), B, C
+
+    def _out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        y = (y + self.D.to(x.dtype).unsqueeze(-1) * x).flatten(-2)
+        return self.out_proj(self.norm(y * F.silu(z)))

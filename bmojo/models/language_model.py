@@ -32,7 +32,9 @@ class _Block(nn.Module):
             self.mlp_in = nn.Linear(config.d_model, 2 * hidden, bias=False)
             self.mlp_out = nn.Linear(hidden, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, state: BMojoState) -> tuple[Tensor, BMojoState]:
+    def forward(self, x: Tensor, state: BMojoState | None) -> tuple[Tensor, BMojoState | None]:
+        if state is None:
+            return self.after(x, self.layer(self.norm(x))), None
         mixed, state = self.layer(self.norm(x), state)
         return self.after(x, mixed), state
 
@@ -90,9 +92,10 @@ class BMojoLM(nn.Module):
 
     def forward(self, tokens: Tensor, state: LMState | None = None) -> Tensor | tuple[Tensor, LMState]:
         """Logits (B, T, vocabulary) for tokens (B, T); with the new state where one came in."""
-        hidden, new_state = self.hidden(tokens, self.init_state(len(tokens)) if state is None else state)
-        logits = self.readout(hidden)
-        return logits if state is None else (logits, new_state)
+        if state is None:
+            return self.readout(self.hidden(tokens))
+        hidden, new_state = self.hidden(tokens, state)
+        return self.readout(hidden), new_state
 
     if TYPE_CHECKING:
 
@@ -112,13 +115,17 @@ class BMojoLM(nn.Module):
             x = block.after(x, traces[-1].output)
         return traces
 
-    def hidden(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
-        """Normed hidden states (B, T, D) before the read-out, and the new state."""
+    @overload
+    def hidden(self, tokens: Tensor, state: None = None) -> Tensor: ...
+    @overload
+    def hidden(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]: ...
+    def hidden(self, tokens: Tensor, state: LMState | None = None) -> Tensor | tuple[Tensor, LMState]:
+        """Normed hidden states (B, T, D) before the read-out; with the new state where one came in."""
         x, states = self.embedding(tokens), []
-        for block, part in zip(self._blocks(), state, strict=True):
-            x, part = block(x, part)
+        for i, block in enumerate(self._blocks()):
+            x, part = block(x, None if state is None else state[i])
             states.append(part)
-        return self.norm(x), tuple(states)
+        return self.norm(x) if state is None else (self.norm(x), tuple(states))
 
     def readout(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of hidden states (..., D)."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from bmojo.layer import prediction_loss
 from bmojo.models.language_model import BMojoLM
 from bmojo.tasks.recall import GapRecall
 
@@ -42,7 +41,7 @@ def train_recall(
 ) -> list[float]:
     r"""Train on recall, stage after stage, with one cosine schedule over all of them.
 
-    The loss is the cross-entropy at the queries plus the predictors' own squared error.
+    The loss is the cross-entropy at the queries; the layers attach that of their predictors themselves.
 
     Parameters
     ----------
@@ -81,10 +80,10 @@ def train_recall(
     for stage in stages:
         for _ in range(stage.steps):
             tokens, queries, answers = stage.task.sample(batch, generator)
-            hidden, _ = model.hidden(tokens, model.init_state(batch))
+            hidden = model.hidden(tokens)
             loss = cross_entropy(model.readout(hidden[:, queries]).flatten(0, 1), answers.flatten())
             optimizer.zero_grad(set_to_none=True)
-            (loss + prediction_loss(model)).backward()
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

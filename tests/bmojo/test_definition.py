@@ -27,7 +27,7 @@ def check(config, *, length, seed, stored=0, batch=2, budget=None):
     trace = layer.trace(u, retrieved=retrieved) if budget is None else None
     for row in range(batch):
         own = None if retrieved is None else tuple(part[row].numpy() for part in retrieved)
-        dense = dense_bmojo(layer, u[row].numpy(), retrieved=own, row=row, budget=budget)
+        dense = dense_bmojo(layer, u[row].numpy(), retrieved=own, budget=budget)
         assert_close(output[row], dense.output, "recurrence", what="output")
         if trace is not None:
             assert_close(trace.output[row], dense.output, "recurrence")

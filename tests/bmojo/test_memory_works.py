@@ -23,13 +23,13 @@ def by_hand(*, eidetic, rule="top"):
     options = {"mixer": "none", "qk_norm": False, "rotary": False, "short_conv": 2, "fading_readout": "none"}
     layer = BMojo(BMojoConfig(d_model=V, heads=1, window=2, eidetic=eidetic, rule=rule, **options)).eval()
     with torch.no_grad():
-        layer.short_conv.weight.copy_(torch.tensor([[1.0], [2.0]]).expand(2, V))
+        layer.short_conv.weight.copy_(torch.tensor([2.0, 1.0]).expand(V, 2))
         keys, values = torch.zeros(V, V), torch.zeros(V, V)
         keys[range(1, V // 2), range(1, V // 2)] = 10.0
         values[range(V // 2, V), range(V // 2, V)] = 1.0
         layer.in_proj.weight.copy_(torch.cat([keys, keys, values]))
         layer.out_proj.weight.copy_(torch.eye(V))
-        layer.predictor.weight[0] = 1.0
+        layer.predictor.weight[:, -1] = 1.0
     return layer
 
 

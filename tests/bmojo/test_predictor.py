@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
 from bmojo import BMojo, BMojoConfig, BMojoLM, prediction_loss
-from bmojo.eidetic.predictor import ConvPredictor
+from bmojo.eidetic.predictor import ConvPredictor, Evidence
 from tests.layers import perturbed, tokens
 from tests.tolerances import assert_close
 
@@ -28,101 +30,102 @@ def autoregression(batch, length, *, seed, start=200):
 def perfect():
     predictor = ConvPredictor(3, taps=2).double()
     with torch.no_grad():
-        predictor.weight.copy_(torch.from_numpy(A))
-        predictor.variance.copy_(torch.from_numpy(DEVIATION**2))
+        predictor.weight.copy_(torch.from_numpy(A[::-1].T.copy()))
+        predictor.score.log_variance.copy_(torch.from_numpy(np.log(DEVIATION**2)))
     return predictor.eval()
 
 
 class TestPredictor:
     def test_scores_of_what_is_predicted_well_follow_chi_squared(self):
         u = autoregression(4, 3000, seed=1)
-        scores, _, _ = perfect()(u[:, 2:], u[:, :2])
+        scores, _, _ = perfect()(Evidence(u[:, 2:]), (u[:, :2],))
         found = scores.numpy().ravel()
         assert abs(found.mean() - 3) < 4 * np.sqrt(6 / found.size)
         assert scipy.stats.kstest(found, scipy.stats.chi2(3).cdf).pvalue > 1e-3
 
     def test_innovations_come_back_exactly(self):
         u = autoregression(2, 50, seed=2)
-        predicted = perfect().predict(u[:, 2:], u[:, :2])
+        errors, _ = perfect().errors(u[:, 2:], (u[:, :2],))
         by_hand = A[0] * u[:, 1:-1].numpy() + A[1] * u[:, :-2].numpy()
-        assert_close(predicted, by_hand)
+        assert_close(errors, u[:, 2:].numpy() - by_hand)
 
     def test_it_learns_from_its_own_error(self):
         predictor = ConvPredictor(3, taps=2).double()
         u = autoregression(1, 20_000, seed=3)
-        optimizer = torch.optim.LBFGS(predictor.parameters(), max_iter=60)
+        optimizer = torch.optim.LBFGS(predictor.parameters(), max_iter=100)
 
         def closure():
             optimizer.zero_grad()
-            loss = predictor.eval()(u[:, 2:], u[:, :2])[1]
+            loss = predictor(Evidence(u[:, 2:]), (u[:, :2],))[1]
             loss.backward()
             return loss
 
         optimizer.step(closure)
-        # Standard error of such an estimate: at most 1 / sqrt(T).
-        assert np.abs(predictor.weight.detach().numpy() - A).max() < 4 / np.sqrt(20_000)
-        assert abs(closure().item() - (DEVIATION**2).mean()) < 4 * np.sqrt(2 / 20_000) * 3
+        # Standard error of such an estimate: at most 1 / sqrt(T), of a variance sqrt(2 / T) of itself.
+        assert np.abs(predictor.weight.detach().numpy()[:, ::-1].T - A).max() < 4 / np.sqrt(20_000)
+        variance = predictor.score.log_variance.detach().exp().numpy()
+        assert np.abs(variance / DEVIATION**2 - 1).max() < 4 * np.sqrt(2 / 20_000)
 
-    def test_variance_converges(self):
-        predictor = perfect().train()
-        predictor.variance.fill_(1.0)
-        for seed in range(200):
-            u = autoregression(4, 252, seed=seed, start=50)
-            predictor(u[:, 2:], u[:, :2])
-        # A mean over 1 / momentum passes of 1000 samples each.
-        assert np.abs(predictor.variance.numpy() / DEVIATION**2 - 1).max() < 4 * np.sqrt(
-            2 / 1000 * 0.05 / 1.95
-        )
+    def test_the_loss_is_the_code_length_of_gaussian_innovations(self):
+        u = autoregression(1, 60, seed=4)
+        _, loss, _ = perfect()(Evidence(u[:, 2:]), (u[:, :2],))
+        errors = perfect().errors(u[:, 2:], (u[:, :2],))[0].detach().numpy()
+        nats = -scipy.stats.norm(scale=DEVIATION).logpdf(errors).mean()
+        assert_close(loss, nats - 0.5 * np.log(2 * np.pi))
 
-    @pytest.mark.parametrize("learning", ["eval", "no_grad"])
-    def test_variance_stays_where_nothing_is_learnt(self, learning):
-        predictor = perfect().train(learning == "no_grad")
-        u = 100 * autoregression(1, 20, seed=4)
-        with torch.set_grad_enabled(learning != "no_grad"):
-            predictor(u, predictor.init_tail(1))
-        assert_close(predictor.variance, DEVIATION**2, "bitwise")
+    def test_a_silent_channel_is_no_news(self):
+        scores, loss, _ = ConvPredictor(3)(Evidence(torch.zeros(1, 5, 3)))
+        assert float(scores.abs().max()) == float(loss.detach()) == 0
 
-    def test_a_piece_is_scored_before_it_teaches(self):
-        predictor = perfect().train()
-        u = autoregression(1, 40, seed=5)
-        scores = predictor(u, predictor.init_tail(1))[0]
-        assert_close(scores, perfect()(u, predictor.init_tail(1))[0], "bitwise")
 
-    def test_a_silent_channel_divides_by_no_zero(self):
-        predictor = ConvPredictor(3).eval()
-        predictor.variance.zero_()
-        assert torch.isfinite(predictor(torch.ones(1, 5, 3), predictor.init_tail(1))[0]).all()
+def own_loss(layer, u):
+    """The predictor's loss at tokens, by itself."""
+    return layer.predictor(Evidence(u.detach()))[1]
 
 
 class TestWhoLearnsFromWhat:
     config = BMojoConfig(d_model=8, heads=2, window=3, eidetic=3, state_size=3, write_gate=True)
 
+    PARTS: ClassVar = {"predictor.weight", "predictor.bias", "predictor.score.log_variance"}
+
     def test_the_task_does_not_reach_the_predictor(self):
         layer, u = perturbed(self.config), tokens(2, 20).requires_grad_()
         layer(u).square().mean().backward()
-        assert layer.predictor.weight.grad is None
-        assert layer.predictor.bias.grad is None
-        without = {name for name, p in layer.named_parameters() if p.grad is None}
-        assert without == {"predictor.weight", "predictor.bias"}
+        assert {name for name, p in layer.named_parameters() if p.grad is None} == self.PARTS
 
-    def test_the_predictors_error_reaches_nothing_else(self):
+    @pytest.mark.parametrize("weight", [1.0, 0.0])
+    def test_in_training_its_own_loss_comes_along_whatever_the_task_weighs(self, weight):
         layer, u = perturbed(self.config), tokens(2, 20).requires_grad_()
-        layer(u)
-        prediction_loss(layer).backward()
-        assert u.grad is None
-        reached = {name for name, p in layer.named_parameters() if p.grad is not None}
-        assert reached == {"predictor.weight", "predictor.bias"}
+        own_loss(layer, u).backward()
+        alone = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+        assert set(alone) == self.PARTS
+        layer.zero_grad()
+        layer.train()
+        (weight * layer(u).square().mean()).backward()
+        for name, p in layer.named_parameters():
+            if name in self.PARTS:
+                assert_close(p.grad, alone[name], what=name)
+            elif weight == 0:
+                assert float(p.grad.abs().max()) == 0
+        assert weight or float(u.grad.abs().max()) == 0
 
-    def test_it_is_the_mean_squared_innovation(self):
-        layer, u = perturbed(self.config), tokens(2, 20)
+    def test_its_value_is_told(self):
+        layer, u = perturbed(self.config).train(), tokens(2, 20)
         layer(u)
-        e = u - layer.predictor.predict(u, layer.predictor.init_tail(2))
-        assert_close(prediction_loss(layer), e.square().mean())
+        assert_close(prediction_loss(layer), own_loss(layer, u))
+
+    def test_nothing_is_attached_where_nothing_is_learnt(self):
+        layer, u = perturbed(self.config), tokens(2, 20)
+        trained = layer(u)
+        with torch.no_grad():
+            layer.train()(u)
+        assert float(prediction_loss(layer)) == 0
+        assert_close(trained, layer(u), "bitwise")
 
     def test_it_is_summed_over_layers_that_have_one(self):
         torch.manual_seed(0)
         plain = BMojoConfig(d_model=8, heads=2, window=3, eidetic=0, mixer="none")
-        model = BMojoLM(9, [self.config, plain, self.config])
+        model = BMojoLM(9, [self.config, plain, self.config]).train()
         assert float(prediction_loss(model)) == 0
         model(torch.randint(9, (1, 12)))
         parts = [prediction_loss(block.layer) for block in model.blocks]

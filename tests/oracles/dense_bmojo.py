@@ -22,7 +22,7 @@ Outputs = Float[np.ndarray, "T p"]
 StateMatrix = Float[np.ndarray, "n n"]
 Vector = Float[np.ndarray, " D"]
 Head = Float[np.ndarray, " d"]
-Taps = Float[np.ndarray, "K D"]
+Taps = Float[np.ndarray, "D K"]
 Retrieved = Float[np.ndarray, "R G d"]
 Parameters = dict[str, np.ndarray]
 
@@ -65,13 +65,13 @@ def rms_norm(x: Vector, weight: Vector, eps: float) -> Vector:
 
 
 def convolved(weight: Taps, bias: Vector, u: Tokens) -> Tokens:
-    """Outputs that see the current token and those before it, each tap by hand."""
+    """Outputs that see the current token by the last tap and those before it, each tap by hand."""
     y = np.empty_like(u)
     for t in range(len(u)):
         y[t] = bias
-        for k in range(len(weight)):
+        for k in range(weight.shape[1]):
             if t - k >= 0:
-                y[t] = y[t] + weight[k] * u[t - k]
+                y[t] = y[t] + weight[:, -1 - k] * u[t - k]
     return y
 
 
@@ -112,7 +112,7 @@ def lti_loop(p: Parameters, u: Inputs) -> Outputs:
 def mamba2_loop(p: Parameters, u: Tokens) -> Tokens:
     """The selective recurrence, one token and one head at a time."""
     width, heads = u.shape[1], len(p["A_log"])
-    head_dim, N = width // heads, (p["conv.weight"].shape[1] - width) // 2
+    head_dim, N = width // heads, (len(p["conv.weight"]) - width) // 2
     projected = u @ p["in_proj.weight"].T
     z, xBC, dt = (
         projected[:, :width],
@@ -137,10 +137,10 @@ def silu_rows(x: Tokens) -> Tokens:
     return np.array([silu(row) for row in x])
 
 
-def hashed(row: int, position: int) -> float:
+def hashed(seed: int, position: int) -> float:
     """The splitmix64 finalizer in whole numbers: what the rule `random` ranks by."""
     size = 2**64
-    z = (position + (row + 1) * 0x9E3779B97F4A7C15) % size
+    z = (position + 0x9E3779B97F4A7C15 + seed * 0xD1B54A32D192ED03) % size
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % size
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % size
     z ^= z >> 31
@@ -186,10 +186,10 @@ class Layer:
         scores = np.empty(len(u))
         for t in range(len(u)):
             guess = bias.copy()
-            for k in range(1, len(weight) + 1):
+            for k in range(1, weight.shape[1] + 1):
                 if t - k >= 0:
-                    guess = guess + weight[k - 1] * u[t - k]
-            scores[t] = np.sum((u[t] - guess) ** 2 / self.all["predictor.variance"])
+                    guess = guess + weight[:, -k] * u[t - k]
+            scores[t] = np.sum((u[t] - guess) ** 2 / np.exp(self.all["predictor.score.log_variance"]))
         return scores
 
     def log_gate(self, u: np.ndarray) -> np.ndarray:
@@ -198,15 +198,16 @@ class Layer:
         weight, bias = self.all["gate.weight"][0], self.all["gate.bias"][0]
         return np.array([np.log(sigmoid(weight @ token + bias)) for token in u])
 
-    def sets(self, u: np.ndarray, scores: np.ndarray, budget: int, row: int) -> list[list[int]]:
+    def sets(self, u: np.ndarray, scores: np.ndarray, budget: int) -> list[list[int]]:
         """For every chunk: sort all that will have left the window by its end, keep the best."""
         config, w, C = self.config, self.config.window, int(self.config.chunk or 0)
-        limit = chi2.isf(config.false_alarm, config.d_model)
+        limit = np.inf if config.false_alarm is None else chi2.isf(config.false_alarm, config.d_model)
+        seed = int(self.all["seed"]) if config.rule == "random" else 0
         worth = {
             "top": lambda j: scores[j],
             "norm": lambda j: u[j] @ u[j],
             "fifo": lambda j: j,
-            "random": lambda j: hashed(row, j),
+            "random": lambda j: hashed(seed, j),
             "threshold": lambda j: j if scores[j] > limit else -np.inf,
         }[config.rule]
         found = []
@@ -236,10 +237,9 @@ def dense_bmojo(
     u: Tokens,
     *,
     retrieved: tuple[Retrieved, Retrieved] | None = None,
-    row: int = 0,
     budget: int | None = None,
 ) -> Dense:
-    """The layer along one sequence; `row` is its row in the batch, `budget` the places of its state."""
+    """The layer along one sequence; `budget` is the places of its state."""
     self, config, w = Layer(layer), layer.config, layer.config.window
     f = self.fading(u)
     if w == 0:
@@ -256,7 +256,7 @@ def dense_bmojo(
     if config.eidetic:
         log_gate = self.log_gate(u)
         scores = self.scores(u) * np.exp(log_gate)
-        sets = self.sets(u, scores, config.eidetic if budget is None else budget, row)
+        sets = self.sets(u, scores, config.eidetic if budget is None else budget)
     names = ["window"] + ["fading"] * (fading is not None) + ["eidetic"] * (config.eidetic > 0)
     names += ["retrieved"] * (retrieved is not None)
     outputs, mass = [], np.zeros((len(u), config.heads, len(names)))

@@ -1,0 +1,58 @@
+"""Rotary positions, and where the keys of far memories stand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Table", "rotate", "table", "turn"]
+
+Table = tuple[Tensor, Tensor]  # cosines and sines, (..., 1, d / 2)
+
+
+def table(
+    position: Tensor, width: int, *, base: float = 10_000.0, dtype: torch.dtype = torch.float32
+) -> Table:
+    """Cosines and sines of the angles $t b^{-2i/d}$, each (..., 1, d / 2), for positions `t` (...).
+
+    Angles are formed in float64: at a position of a million float32 would miss them by a tenth.
+    """
+    half = width // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=position.device) / half)
+    angle = (position.unsqueeze(-1) * frequency).unsqueeze(-2)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def turn(x: Tensor, angles: Table, *, back: bool = False) -> Tensor:
+    """Heads (..., H, d) turned by the angles of a table, or turned back; in the dtype of `x`."""
+    cosine, sine = angles
+    first, second = x.chunk(2, dim=-1)
+    if back:
+        sine = -sine
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1).to(x.dtype)
+
+
+def rotate(x: Tensor, position: Tensor, *, base: float = 10_000.0) -> Tensor:
+    r"""Rotary positions: pair `i` of a head turns by the angle $t\, b^{-2i/d}$.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., H, d)
+    position : Tensor of int64, shape broadcastable to `x.shape[:-2]`
+    base : float
+        `b`.
+
+    References
+    ----------
+    J. Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, Neurocomputing 568 (2024).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.rotary import rotate
+    >>> x = torch.randn(5, 2, 8)
+    >>> turned = rotate(x, torch.arange(5))
+    >>> bool(torch.allclose(turned.norm(dim=-1), x.norm(dim=-1))), bool(torch.equal(turned[0], x[0]))
+    (True, True)
+    """
+    return turn(x, table(position, x.shape[-1], base=base, dtype=torch.promote_types(x.dtype, torch.float32)))
