@@ -5,11 +5,12 @@ as measured, in units a billion times larger and smaller, a million deviations a
 input there twice up to a part in a million, in 16 levels, and cut to 45 samples; and a simulated plant with
 28 outputs. `pem` takes 15 steps (2 with 28 outputs, orders 1 to 6): what can go wrong does so early. A typed
 error that says what the data lack is counted as refused. Peers run the same records in processes of their
-own, which some of them abort; `peers` as an argument measures them again and keeps the other rows.
+own, which some of them abort. What is measured is kept piece by piece, and a run that was cut goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -18,8 +19,10 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -36,6 +39,7 @@ STEPS, FEW_STEPS, WIDE = 15, 2, 10
 FEW_ORDERS = range(1, 7)
 FAILURES = ("crashes", "NaN", "unstable")
 PEER_SECONDS = 300.0
+PARTS = FOLDER.parents[1] / "out" / "robustness.jsonl"
 
 METHODS: dict[str, Callable[[rz.IOData, int], Any]] = {
     "n4sid": partial(rz.n4sid, weighting="n4sid"),
@@ -184,9 +188,7 @@ PEERS: dict[str, Callable[[rz.IOData, int], str]] = {
     "SIPPY CVA": partial(sippy, "CVA"),
     "nfoursid": partial(nfoursid, ""),
 }
-
-
-MODULES = {"SLICOT": "ctrlsys", "SIPPY": "sippy_unipi", "nfoursid": "nfoursid.nfoursid"}
+MODULES = {"SLICOT": "ctrlsys", "SIPPY": "sippy_unipi.OLSims_methods", "nfoursid": "nfoursid.nfoursid"}
 
 
 def worker(peer: str, condition: str, name: str, first: int) -> None:
@@ -238,7 +240,8 @@ def own_counts(condition: str) -> dict[str, Counter[str]]:
     return counts
 
 
-def own_rows(condition: str, counts: dict[str, Counter[str]]) -> list[Row]:
+def own_rows(condition: str) -> list[Row]:
+    counts = own_counts(condition)
     everything, rows = sum(counts.values(), Counter()), []
     for kind in FAILURES:
         case, unit = f"{condition}: {kind}, all methods", f"of {everything.total()}"
@@ -258,27 +261,53 @@ def peer_rows(condition: str, peer: str) -> list[Row]:
     return [Row(f"{condition}: {kind}, {peer}", count[kind], f"of {count.total()}") for kind in kinds]
 
 
-def kept_rows() -> list[Row]:
-    """The project's own rows of the last run."""
-    content = json.loads((FOLDER / "robustness.json").read_text())
-    own = [row for row in content["rows"] if not any(row["case"].endswith(peer) for peer in PEERS)]
-    return [
-        Row(row["case"], row["value"], row["unit"], goal=row["goal"], larger_is_better=False) for row in own
-    ]
+def parts() -> dict[str, Callable[[], list[Row]]]:
+    """Everything that is measured, piece by piece: a condition for the project, or one peer there."""
+    own = {condition: partial(own_rows, condition) for condition in (*CONDITIONS, SIMULATED)}
+    pairs = [(condition, peer) for condition in ("as measured", "45 samples") for peer in PEERS]
+    return {
+        **own,
+        **{f"{condition}, {peer}": partial(peer_rows, condition, peer) for condition, peer in pairs},
+    }
 
 
-def main(peers_only: bool) -> None:
-    rows = kept_rows() if peers_only else []
+def measured_parts() -> dict[str, list[Row]]:
+    """Pieces that a run of the same sources has left behind, where one was cut short."""
+    if not PARTS.exists():
+        return {}
+    lines = [json.loads(line) for line in PARTS.read_text().splitlines()]
+    return {
+        line["part"]: [Row(**row) for row in line["rows"]]
+        for line in lines
+        if line["of"] == sources(line["part"])
+    }
+
+
+@cache
+def sources(part: str) -> str:
+    """What a piece depends on: this file, and for the project's own the project."""
+    root, files = Path(__file__).parents[1], [Path(__file__)]
+    if part in (*CONDITIONS, SIMULATED):
+        files += sorted([*(root / "realization").rglob("*.py"), *(root / "kernels").rglob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def main() -> None:
+    done = measured_parts()
+    PARTS.parent.mkdir(exist_ok=True)
     with ProcessPoolExecutor() as pool:
-        conditions = () if peers_only else (*CONDITIONS, SIMULATED)
-        own = {condition: pool.submit(own_counts, condition) for condition in conditions}
-        peers = [pool.submit(peer_rows, c, peer) for c in ("as measured", "45 samples") for peer in PEERS]
-        rows += [row for condition, task in own.items() for row in own_rows(condition, task.result())]
-        write_results("robustness", rows + [row for task in peers for row in task.result()])
+        tasks = {pool.submit(piece): name for name, piece in parts().items() if name not in done}
+        for task in as_completed(tasks):
+            name, done[tasks[task]] = tasks[task], task.result()
+            kept = {"part": name, "of": sources(name), "rows": [asdict(row) for row in done[name]]}
+            with PARTS.open("a") as file:
+                file.write(json.dumps(kept) + "\n")
+    write_results("robustness", [row for name in parts() for row in done[name]])
+    PARTS.unlink()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 1:
         worker(*sys.argv[1:4], first=int(sys.argv[4]))
     else:
-        main(peers_only=sys.argv[1:] == ["peers"])
+        main()
