@@ -152,6 +152,7 @@ class Stretch:
                 focus=recipe.focus,
                 offset=True,
                 stable=self.stable,
+                caller="identify",
             )
         if not all(np.isfinite(matrix).all() for matrix in found[:6]):
             raise UnstableError(f"{recipe.name}: the estimate overflowed.")

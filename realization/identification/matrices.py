@@ -34,13 +34,14 @@ def realize(
     focus: Focus,
     offset: bool,
     stable: bool,
+    caller: str,
 ) -> Realization:
     """Realization of one order and weighting from a factorization."""
     directions, values = factorization.subspace(weighting)
     available = min(len(values), len(directions) - factorization.n_outputs)
     if order > available:
         raise RankError(
-            f"n4sid: order {order} came; block_rows={factorization.block_rows} and this record support at "
+            f"{caller}: order {order} came; block_rows={factorization.block_rows} and this record support at "
             f"most {available}. Take a lower order or more block rows."
         )
     observability = directions[:, :order] * np.sqrt(values[:order])
@@ -49,7 +50,7 @@ def realize(
     stabilized = bool(stable and radius >= 1)
     if stabilized:
         warnings.warn(
-            f"n4sid: the estimate of order {order} had a pole of modulus {radius:.6g}; it was moved to "
+            f"{caller}: the estimate of order {order} had a pole of modulus {radius:.6g}; it was moved to "
             f"its mirror "
             "image in the unit circle. If the plant is unstable, ask for stable=False.",
             StabilityWarning,

@@ -17,7 +17,7 @@ from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
 
-__all__ = ["SubspaceResult", "cva", "moesp", "n4sid"]
+__all__ = ["SubspaceResult", "cva", "moesp", "n4sid", "subspace_model"]
 
 Array = NDArray[np.float64]
 
@@ -151,11 +151,39 @@ def n4sid(
     >>> result.order, result.model.poles.real.round(9)
     (1, array([0.8]))
     """
+    return subspace_model(
+        "n4sid",
+        data,
+        order,
+        block_rows=block_rows,
+        weighting=weighting,
+        feedthrough=feedthrough,
+        focus=focus,
+        offset=offset,
+        stable=stable,
+        max_order=max_order,
+    )
+
+
+def subspace_model(
+    caller: str,
+    data: IOData | ArrayLike,
+    order: int | None,
+    *,
+    block_rows: int | None = None,
+    weighting: Weighting = "cva",
+    feedthrough: bool | Literal["auto"] = "auto",
+    focus: Focus = "simulation",
+    offset: bool = True,
+    stable: bool = True,
+    max_order: int = 20,
+) -> SubspaceResult:
+    """What `n4sid` does, in the name of who is asked."""
     record = gap_free(as_data(data, missing=True, experiments=True))
-    _check_options(order, block_rows, weighting, feedthrough, focus, max_order)
-    scaled = scale(record, "n4sid")
-    rows = default_rows(record, block_rows, order, max_order, "n4sid")
-    factorization = factorize(scaled, rows, "n4sid")
+    _check_options(caller, order, block_rows, weighting, feedthrough, focus, max_order)
+    scaled = scale(record, caller)
+    rows = default_rows(record, block_rows, order, max_order, caller)
+    factorization = factorize(scaled, rows, caller)
     correlations = factorization.subspace("cva")[1]
     if order is None:
         order = select_order(factorization, min(max_order, (rows - 1) * record.n_outputs))
@@ -168,6 +196,7 @@ def n4sid(
         focus=focus,
         offset=offset,
         stable=stable,
+        caller=caller,
     )
     return SubspaceResult(
         model=unscaled(scaled, found, record.dt),
@@ -231,7 +260,7 @@ def moesp(
     if instruments not in ("PO", "PI"):
         raise DataError(f"moesp: instruments={instruments!r} came; 'PO' or 'PI' is needed.")
     weighting: Weighting = "moesp" if instruments == "PO" else "pi_moesp"
-    return n4sid(data, order, weighting=weighting, **options)  # pyright: ignore[reportArgumentType]
+    return subspace_model("moesp", data, order, weighting=weighting, **options)  # pyright: ignore[reportArgumentType]
 
 
 def cva(data: IOData | ArrayLike, order: int | None = None, **options: object) -> SubspaceResult:
@@ -262,7 +291,7 @@ def cva(data: IOData | ArrayLike, order: int | None = None, **options: object) -
     >>> cva(data).order
     1
     """
-    return n4sid(data, order, weighting="cva", **options)  # pyright: ignore[reportArgumentType]
+    return subspace_model("cva", data, order, weighting="cva", **options)  # pyright: ignore[reportArgumentType]
 
 
 def default_rows(record: IOData, asked: int | None, order: int | None, max_order: int, caller: str) -> int:
@@ -296,22 +325,28 @@ def default_rows(record: IOData, asked: int | None, order: int | None, max_order
 
 
 def _check_options(
-    order: int | None, block_rows: int | None, weighting: str, feedthrough: object, focus: str, max_order: int
+    caller: str,
+    order: int | None,
+    block_rows: int | None,
+    weighting: str,
+    feedthrough: object,
+    focus: str,
+    max_order: int,
 ) -> None:
     if weighting not in get_args(Weighting):
         raise DataError(
-            f"n4sid: weighting={weighting!r} came; one of {', '.join(get_args(Weighting))} is needed."
+            f"{caller}: weighting={weighting!r} came; one of {', '.join(get_args(Weighting))} is needed."
         )
     if focus not in get_args(Focus):
-        raise DataError(f"n4sid: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
+        raise DataError(f"{caller}: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
     if feedthrough not in (True, False, "auto"):
-        raise DataError(f"n4sid: feedthrough={feedthrough!r} came; True, False or 'auto' is needed.")
+        raise DataError(f"{caller}: feedthrough={feedthrough!r} came; True, False or 'auto' is needed.")
     if order is not None and order < 0:
-        raise DataError(f"n4sid: order={order} came; it cannot be negative.")
+        raise DataError(f"{caller}: order={order} came; it cannot be negative.")
     if block_rows is not None and block_rows < 2:
-        raise DataError(f"n4sid: block_rows={block_rows} came; at least 2 are needed for a shift.")
+        raise DataError(f"{caller}: block_rows={block_rows} came; at least 2 are needed for a shift.")
     if max_order < 1:
-        raise DataError(f"n4sid: max_order={max_order} came; at least 1 is needed.")
+        raise DataError(f"{caller}: max_order={max_order} came; at least 1 is needed.")
 
 
 def highest_order(record: IOData) -> int:

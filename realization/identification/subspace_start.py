@@ -14,7 +14,7 @@ from realization.filtering.kalman import kalman_filter
 from realization.filtering.smoother import kalman_smoother
 from realization.identification.arx import arx
 from realization.identification.matrices import Focus
-from realization.identification.subspace import n4sid
+from realization.identification.subspace import subspace_model
 from realization.signals.data import IOData, replace_values
 from realization.systems.models import InnovationsModel
 
@@ -47,7 +47,8 @@ def beginning(
     """
 
     def estimate(data: IOData, states: int | None) -> InnovationsModel:
-        return n4sid(data, states, feedthrough=feedthrough, focus=focus, offset=offset, stable=stable).model
+        options = {"focus": focus, "offset": offset, "stable": stable}
+        return subspace_model("pem", data, states, feedthrough=feedthrough, **options).model
 
     if record.observed.all():
         return estimate(record, order)

@@ -129,6 +129,7 @@ def test_the_shared_basis_gives_the_same_least_squares(focus, feedthrough, offse
         "focus": focus,
         "offset": offset,
         "stable": True,
+        "caller": "test",
     }
     fast = realize(scaled, factorization, 4, **options)
     monkeypatch.setattr(matrices, "record_factor", lambda *_, **__: None)

@@ -124,3 +124,15 @@ def test_feedthrough_of_a_time_series_is_none(rng):
     assert rz.ssarx(y, 1, feedthrough="auto").model.n_inputs == 0
     with pytest.raises(DataError, match="'auto'"):
         rz.pbsid(y, 1, feedthrough="yes")
+
+
+@pytest.mark.parametrize("name", ["n4sid", "moesp", "cva", "pem"])
+def test_errors_and_warnings_name_the_call(name, rng):
+    method = getattr(rz, name)
+    with pytest.raises(rz.ExcitationError, match=f"^{name}: 10 samples"):
+        method(rz.IOData(np.arange(10.0)), order=3)
+    with pytest.raises(DataError, match=f"^{name}: order=-1"):
+        method(rz.IOData(rng.standard_normal(200)), order=-1)
+    walk = rz.IOData(1.01 ** np.arange(200)[:, None] + 1e-3 * rng.standard_normal((200, 1)))
+    with pytest.warns(rz.StabilityWarning, match=f"^{name}: "):
+        method(walk, order=1)

@@ -336,7 +336,7 @@ class TestPieces:
 
         base = realize(
             scaled, factorize(scaled, 10, "test"), 3, weighting="cva", feedthrough=True, focus="prediction",
-            offset=True, stable=True,
+            offset=True, stable=True, caller="test",
         )  # fmt: skip
         assert base.x0.shape == (3, 3)
         refined = refine(base, scaled, "prediction")
