@@ -1,0 +1,17 @@
+"""In storage: a memory without a bound, written in the background and searched by inner product."""
+
+from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
+from bmojo.storage.faiss import FaissStore
+from bmojo.storage.flat import FlatStore
+from bmojo.storage.protocol import EideticStore, Found, Stream
+
+__all__ = [
+    "EideticStore",
+    "FaissStore",
+    "FlatStore",
+    "Found",
+    "StorageError",
+    "StorageWarning",
+    "StoreAway",
+    "Stream",
+]
