@@ -29,6 +29,14 @@ def problem(device: Device, width: int) -> dict[str, Tensor]:
     return {name: device.numbers(B, T, heads, width, grad=True) for name, heads in shapes.items()}
 
 
+def bench(device: Device, width: int) -> Bench:
+    """With a set of 256, as `attention` measures it."""
+    q, k, v, kf, vf = problem(device, width).values()
+    window, chunk, places = device.size(1024, 6), device.size(256, 4), device.size(256, 3)
+    index = eidetic_index(q.shape[1], window, chunk, places, q.shape[0], device)
+    return Bench(lambda *a: ours(*a, index, window, chunk), (q, k, v, kf, vf))
+
+
 def eidetic_index(T: int, window: int, chunk: int, places: int, batch: int, device: Device) -> Tensor:
     """The positions of the largest of random scores, as the layer would keep them."""
     topk = import_module("bmojo_kernels.innovation_topk.op").innovation_topk

@@ -1,6 +1,7 @@
 """Are the kernels right on a GPU, and how fast: `make gpu-check` writes results/h200.json.
 
-First the parity cases of `tests/kernels/triton`, then the benchmarks, each case in a process of its own: one
+First everything is compiled, side by side, each case called once, while the parity cases of
+`tests/kernels/triton` run; then the benchmarks one after the other. Each case has a process of its own: one
 that fails takes no other with it. Cases that are done for the same sources are not run again, so that a run
 which had to end early goes on. Needs no installation: PYTHONPATH=.:kernels.
 
@@ -12,50 +13,54 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/h200.json"
-MODULES = ("gpu_scans", "gpu_attention")
+MODULES = ("gpu_scans", "gpu_attention", "gpu_layer")
 PARITY = "tests/kernels/triton/parity.py"
 LIMIT = 450  # seconds: the whole is to end within eight minutes
-CASE_LIMIT = 150
+CASE_LIMIT = 60
+Cases = Callable[[], dict[str, Any]]
+CHILDREN = multiprocessing.get_context("fork")
 
 
 def main() -> int:
     options = parse()
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "benchmarks")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:3])
     if options.dry:
         os.environ["TRITON_INTERPRET"] = "1"
-    if options.case:
-        return run_case(options)
-    begun = time.monotonic()
-    record = resume(options)
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:3])
-    units = ["parity", *names()]
+    begun, record = time.monotonic(), resume(options)
+    units = ["parity", *cases()]
     waiting = [
         unit for unit in units if unit not in record["done"] and (not options.only or unit in options.only)
     ]
+    tests = None
+    if "parity" in waiting:
+        waiting.remove("parity")
+        tests = Parity(options.dry)
+    if waiting and not options.dry:
+        prepare(cases, waiting, options.limit / 2)
+    if tests is not None:
+        keep(options, record, "parity", tests.found(options.limit - (time.monotonic() - begun)))
     for unit in waiting:
         left = options.limit - (time.monotonic() - begun)
-        if left < 20:
+        if left < 10:
             break
-        limit = left if unit == "parity" else min(left, CASE_LIMIT)
-        rows, failure = parity(options, limit) if unit == "parity" else apart(unit, options, limit)
-        record["rows"] += rows
-        record["failures"].pop(unit, None)
-        if failure:
-            record["failures"][unit] = failure
-        else:
-            record["done"].append(unit)
-        write(options, record)
+        keep(options, record, unit, measure(cases, unit, options.dry, min(left, CASE_LIMIT)))
     return report(record, units)
 
 
@@ -65,15 +70,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dry", action="store_true")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds")
     parser.add_argument("--only", nargs="*", default=[], help="units: parity, or cases of the benchmarks")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.dry and options.out == RESULTS:
         options.out = ROOT / "out/gpu_check_dry.json"
     return options
 
 
-def names() -> list[str]:
-    return [case for module in MODULES for case in import_module(module).CASES]
+def cases() -> dict[str, Any]:
+    """Of each case's name, what yields its rows."""
+    return {
+        name: case
+        for module in MODULES
+        if find_spec(module)
+        for name, case in import_module(module).CASES.items()
+    }
 
 
 def fingerprint() -> str:
@@ -100,78 +110,101 @@ def resume(options: argparse.Namespace) -> dict:
     return start | known | {"rows": [], "done": [], "failures": {}}
 
 
-def write(options: argparse.Namespace, record: dict) -> None:
-    import torch  # noqa: F401 - the machine's GPU is asked of torch
-    from _results import machine
-
-    record["machine"] = machine()
+def keep(options: argparse.Namespace, record: dict, unit: str, found: dict) -> None:
+    """Add what a unit gave, and write all."""
+    record["rows"] += found.get("rows", [])
+    record["machine"] = found.get("machine", record["machine"])
+    record["failures"].pop(unit, None)
+    if "failure" in found:
+        record["failures"][unit] = found["failure"]
+    else:
+        record["done"].append(unit)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = options.out.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     partial.replace(options.out)
 
 
-def parity(options: argparse.Namespace, limit: float) -> tuple[list[dict], str | None]:
-    """Each parity case as a row: 1 for one that holds."""
-    from _results import Row
+class Parity:
+    """The parity cases, begun at once in processes of their own."""
 
-    environment = os.environ | {"BMOJO_DEVICE": "cpu" if options.dry else "cuda"}
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "found.xml"
+    def __init__(self, dry: bool) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        environment = os.environ | {"BMOJO_DEVICE": "cpu" if dry else "cuda"}
         command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", PARITY]
-        command += [f"--junitxml={found}", "-p", "no:cacheprovider"]
-        if not options.dry and has("xdist"):
-            command += ["-n", str(min(8, os.cpu_count() or 1))]
-        if options.dry:
+        command += [f"--junitxml={self.folder.name}/found.xml", "-p", "no:cacheprovider"]
+        if dry:
             command += ["-k", "nothing_to_see or extreme"]
-        failure = run(command, environment, limit)
-        if not found.exists():
-            return [], failure or "no report was written"
+        elif find_spec("xdist"):
+            command += ["-n", str(max(1, (os.cpu_count() or 1) // 2))]
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def found(self, limit: float) -> dict:
+        """Each case as a row: 1 for one that holds."""
+        from _results import Row
+
+        try:
+            said, _ = self.process.communicate(timeout=max(limit, 1))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return {"failure": f"took longer than {limit:.0f} s more"}
+        found = Path(self.folder.name) / "found.xml"
         rows = []
-        for case in ElementTree.parse(found).getroot().iter("testcase"):
+        for case in ElementTree.parse(found).getroot().iter("testcase") if found.exists() else ():
             if case.find("skipped") is None:
                 holds = case.find("failure") is None and case.find("error") is None
                 rows.append(Row(f"parity {case.get('name')}", float(holds), "holds", goal=1.0).to_dict())
-    return rows, failure
+        return {"rows": rows} | ({} if self.process.returncode == 0 else {"failure": said[-6000:]})
 
 
-def has(module: str) -> bool:
-    from importlib.util import find_spec
+def prepare(cases: Cases, units: Sequence[str], limit: float) -> list[str]:
+    """Call each case once, side by side: what they compile is then on disk. Those that came to an end."""
+    begun = time.monotonic()
+    waiting, running = list(units), {}
+    while (waiting or running) and time.monotonic() - begun < limit:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            unit = waiting.pop(0)
+            running[unit] = CHILDREN.Process(target=child, args=(cases, unit, False, True, os.devnull))
+            running[unit].start()
+        time.sleep(0.05)
+        running = {unit: process for unit, process in running.items() if process.is_alive()}
+    for process in running.values():
+        process.kill()
+    return [unit for unit in units if unit not in waiting and unit not in running]
 
-    return find_spec(module) is not None
 
-
-def apart(unit: str, options: argparse.Namespace, limit: float) -> tuple[list[dict], str | None]:
-    """Rows of one case, from a process of its own; what came before it failed counts."""
+def measure(cases: Cases, unit: str, dry: bool, limit: float) -> dict:
+    """Rows of one case, or how it failed, from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rows.json"
-        command = [sys.executable, __file__, "--case", unit, "--out", str(out)]
-        failure = run(command + ["--dry"] * options.dry, dict(os.environ), limit)
-        rows = json.loads(out.read_text()) if out.exists() else []
-    return (rows if failure is None else []), failure
+        out = Path(folder) / "found.json"
+        process = CHILDREN.Process(target=child, args=(cases, unit, dry, False, str(out)))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            process.kill()
+            return {"failure": f"took longer than {limit:.0f} s"}
+        return json.loads(out.read_text()) if out.exists() else {"failure": f"ended with {process.exitcode}"}
 
 
-def run(command: list[str], environment: dict[str, str], limit: float) -> str | None:
-    """None, or the end of what a process said that failed or took too long."""
-    try:
-        found = subprocess.run(
-            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired:
-        return f"took longer than {limit:.0f} s"
-    return None if found.returncode == 0 else (found.stdout[-3000:] + found.stderr[-3000:])
-
-
-def run_case(options: argparse.Namespace) -> int:
+def child(cases: Cases, unit: str, dry: bool, once: bool, out: str) -> None:
     """Inside the process of one case."""
+    if once:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
     import torch
+    from _results import machine
     from gpu_timing import Device
 
-    torch.manual_seed(0)
-    cases = {name: case for module in MODULES for name, case in import_module(module).CASES.items()}
-    rows = [row.to_dict() for row in cases[options.case](Device(options.dry))]
-    options.out.write_text(json.dumps(rows))
-    return 0
+    try:
+        torch.manual_seed(0)
+        rows = [row.to_dict() for row in cases()[unit](Device(dry, once))]
+        found = {"rows": rows, "machine": machine()}
+    except Exception:
+        found = {"failure": traceback.format_exc()[-3000:]}
+    Path(out).write_text(json.dumps(found))
 
 
 def report(record: dict, units: list[str]) -> int:
@@ -187,7 +220,7 @@ def report(record: dict, units: list[str]) -> int:
     for row in broken:
         print(f"  NOT: {row['case']}")
     for unit, text in record["failures"].items():
-        print(f"FAILED {unit}: ...{text[-600:]}")
+        print(f"FAILED {unit}: ...{text[-900:]}")
     left = [unit for unit in units if unit not in record["done"] and unit not in record["failures"]]
     if left:
         print(f"not yet run: {', '.join(left)}; the same command goes on with them")

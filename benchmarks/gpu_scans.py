@@ -28,13 +28,18 @@ def linear(device: Device) -> Iterator[Row]:
     for dtype in (torch.float32, torch.bfloat16):
         for B, T, C, goal, goal_back in shapes:
             T, C = device.size(T, 20), device.size(C, 8)
-            a = torch.rand(B, T, C, device=device.name).to(dtype).requires_grad_()
-            b = device.numbers(B, T, C, dtype=dtype, grad=True)
-            bench = Bench(lambda a, b: bk.linear_scan(a, b, backend="triton"), (a, b))
+            bench = linear_bench(device, B, T, C, dtype)
+            a = bench.inputs[0]
             case = f"linear_scan {B} x {T} x {C} {str(dtype)[6:]}"
             size = a.numel() * a.element_size()
             yield of_bandwidth(device, f"{case} forward", 3 * size, bench.forward, goal)
             yield of_bandwidth(device, f"{case} forward and backward", 8 * size, bench.both, goal_back)
+
+
+def linear_bench(device: Device, B: int, T: int, C: int, dtype: torch.dtype) -> Bench:
+    a = torch.rand(B, T, C, device=device.name).to(dtype).requires_grad_()
+    b = device.numbers(B, T, C, dtype=dtype, grad=True)
+    return Bench(lambda a, b: bk.linear_scan(a, b, backend="triton"), (a, b))
 
 
 def linear_peer(device: Device) -> Iterator[Row]:
@@ -53,15 +58,21 @@ def linear_peer(device: Device) -> Iterator[Row]:
     yield Row(case, ours, "ms", "associative_scan", theirs, goal=theirs, larger_is_better=False)
 
 
-def selective(device: Device) -> Iterator[Row]:
+def selective_bench(device: Device) -> Bench:
     B, T, d, N = 4, device.size(4096, 20), device.size(4096, 8), device.size(16, 2)
     u = device.numbers(B, T, d, grad=True)
     delta = torch.rand_like(u.detach()).requires_grad_()
     A = -torch.rand(d, N, device=device.name)
     b, c = (device.numbers(B, T, N, grad=True) for _ in range(2))
-    bench = Bench(
+    return Bench(
         lambda u, delta, b, c: bk.selective_scan(u, delta, A, b, c, backend="triton"), (u, delta, b, c)
     )
+
+
+def selective(device: Device) -> Iterator[Row]:
+    bench = selective_bench(device)
+    u, _, b, _ = bench.inputs
+    (B, T, d), N = u.shape, b.shape[2]
     moved = 3 * u.numel() * u.element_size() / device.copy_speed()
     if device.dry:
         waited = 0.0
@@ -77,12 +88,18 @@ def selective(device: Device) -> Iterator[Row]:
         yield Row(case, taken, "ms", "roofline of forward", roof, goal=goal, larger_is_better=False)
 
 
-def ssd(device: Device) -> Iterator[Row]:
+def ssd_bench(device: Device) -> Bench:
     B, T, H, P, N = 4, device.size(8192, 20), device.size(32, 2), device.size(64, 4), device.size(128, 4)
     x = device.numbers(B, T, H, P, grad=True)
     b, c = (device.numbers(B, T, N, grad=True) for _ in range(2))
     g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
-    ours = Bench(lambda x, g, b, c: bk.ssd_scan(x, g, b, c, backend="triton"), (x, g, b, c))
+    return Bench(lambda x, g, b, c: bk.ssd_scan(x, g, b, c, backend="triton"), (x, g, b, c))
+
+
+def ssd(device: Device) -> Iterator[Row]:
+    ours = ssd_bench(device)
+    x, g, b, c = ours.inputs
+    (B, T, H, P), N = x.shape, b.shape[2]
     try:
         from fla.ops.simple_gla import chunk_simple_gla
     except ImportError:
@@ -94,26 +111,64 @@ def ssd(device: Device) -> Iterator[Row]:
     yield from against(device, f"ssd_scan {B} x {T} x {H} x {P} x {N} bfloat16", ours, peer, "fla simple_gla")
 
 
-def gated_delta(device: Device) -> Iterator[Row]:
+def delta_bench(device: Device) -> Bench:
     B, T, H, K = 4, device.size(8192, 20), device.size(16, 2), device.size(64, 4)
     q, v = (device.numbers(B, T, H, K, grad=True) for _ in range(2))
     k = torch.nn.functional.normalize(device.numbers(B, T, H, K).float(), dim=-1).bfloat16().requires_grad_()
     g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
     beta = torch.rand(B, T, H, device=device.name).requires_grad_()
-    ours = Bench(lambda *x: bk.gated_delta_scan(*x, backend="triton"), (q, k, v, g, beta))
+    return Bench(lambda *x: bk.gated_delta_scan(*x, backend="triton"), (q, k, v, g, beta))
+
+
+def gated_delta(device: Device) -> Iterator[Row]:
+    ours = delta_bench(device)
+    B, T, H, K = ours.inputs[0].shape
     try:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
     except ImportError:
         peer = None
     else:
-        peer = Bench(lambda *x: chunk_gated_delta_rule(*x, scale=1.0)[0], (q, k, v, g, beta))
+        peer = Bench(lambda *x: chunk_gated_delta_rule(*x, scale=1.0)[0], ours.inputs)
     yield from against(device, f"gated_delta_scan {B} x {T} x {H} x {K} bfloat16", ours, peer, "fla")
 
 
-def convolution(device: Device) -> Iterator[Row]:
+def kalman_bench(device: Device) -> Bench:
+    B, T, H, K = 4, device.size(2048, 10), device.size(16, 1), device.size(64, 4)
+    q, v = (device.numbers(B, T, H, K, grad=True) for _ in range(2))
+    k = torch.nn.functional.normalize(device.numbers(B, T, H, K).float(), dim=-1).bfloat16().requires_grad_()
+    g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
+    beta = torch.rand(B, T, H, device=device.name).requires_grad_()
+    return Bench(lambda *x: bk.gated_kalman_scan(*x, backend="triton"), (q, k, v, g, beta))
+
+
+def gated_kalman(device: Device) -> Iterator[Row]:
+    bench = kalman_bench(device)
+    case = f"gated_kalman_scan {' x '.join(map(str, bench.inputs[0].shape))} bfloat16"
+    yield from against(device, case, bench, None, "")
+
+
+def topk(device: Device) -> Iterator[Row]:
+    """Beside it what no selection can do without: to read each score once, and to write each set."""
+    scores, window, chunk, places = torch.rand(8, device.size(32768, 40), device=device.name), 1024, 256, 256
+    window, chunk, places = device.size(window, 4), device.size(chunk, 4), device.size(places, 3)
+    call = lambda: bk.innovation_topk(  # noqa: E731
+        scores, budget=places, window=window, chunk=chunk, backend="triton"
+    )
+    case = f"innovation_topk {' x '.join(map(str, scores.shape))}, {places} places, chunks of {chunk}"
+    least = 1e3 * (scores.numel() * 4 + call().numel() * 8) / device.copy_speed()
+    yield Row(case, device.milliseconds(call), "ms", "bytes moved", least)
+
+
+def convolution_bench(device: Device) -> Bench:
     B, T, C = 8, device.size(8192, 20), device.size(4096, 8)
     x, weight, bias = (device.numbers(*shape, grad=True) for shape in ((B, T, C), (C, 4), (C,)))
-    bench = Bench(lambda *a: bk.causal_conv1d(*a, activation="silu", backend="triton"), (x, weight, bias))
+    return Bench(lambda *a: bk.causal_conv1d(*a, activation="silu", backend="triton"), (x, weight, bias))
+
+
+def convolution(device: Device) -> Iterator[Row]:
+    bench = convolution_bench(device)
+    x = bench.inputs[0]
+    B, T, C = x.shape
     case, size = f"causal_conv1d {B} x {T} x {C} x 4 bfloat16", x.numel() * x.element_size()
     yield of_bandwidth(device, f"{case} forward", 2 * size, bench.forward, None)
     yield of_bandwidth(device, f"{case} forward and backward", 5 * size, bench.both, None)
@@ -138,4 +193,6 @@ CASES = {
     "gated_delta_scan": gated_delta,
     "selective_scan": selective,
     "causal_conv1d": convolution,
+    "gated_kalman_scan": gated_kalman,
+    "innovation_topk": topk,
 }

@@ -18,10 +18,12 @@ class Device:
     ----------
     dry : bool
         On the CPU, with Triton interpreting: sizes shrink, times mean nothing.
+    once : bool
+        Each call is made once and not timed: for what it compiles.
     """
 
-    def __init__(self, dry: bool) -> None:
-        self.dry = dry
+    def __init__(self, dry: bool, once: bool = False) -> None:
+        self.dry, self.once = dry, once
         self.name = "cpu" if dry else "cuda"
 
     def size(self, full: int, small: int) -> int:
@@ -35,7 +37,7 @@ class Device:
 
     def milliseconds(self, call: Callable[[], object]) -> float:
         """Median time of a call."""
-        if self.dry:
+        if self.dry or self.once:
             start = time.perf_counter()
             call()
             return 1e3 * (time.perf_counter() - start)

@@ -300,10 +300,10 @@ def test_gated_delta_scan_extreme_gates():
 
 def attention_case(
     T=18, *, B=1, H=2, G=1, window=6, chunk=4, places=5, start=0, S=None, own=False, pool=0, few=3,
-    cu=None, dtype=torch.float32,
+    cu=None, dtype=torch.float32, d=5, dv=7,
 ):  # fmt: skip
     module, bounds = kernels("memory_attention"), None if cu is None else torch.tensor(cu, device=DEVICE)
-    S, d, dv = S or T, 5, 7
+    S = S or T
 
     def of(*shape, seed=0):
         return numbers(*shape, dtype=dtype, seed=seed)
@@ -429,7 +429,50 @@ def test_memory_attention_in_bfloat16():
     attention_case(B=2, T=9, dtype=torch.bfloat16)
 
 
-@pytest.mark.skipif(not ON_GPU, reason="takes the interpreter minutes")
+on_a_gpu = pytest.mark.skipif(not ON_GPU, reason="takes the interpreter minutes")
+full_width = pytest.mark.parametrize(
+    ("width", "dtype"), [*itertools.product((64, 128), (torch.bfloat16, torch.float32))]
+)
+
+
+@on_a_gpu
+@full_width
+def test_ssd_scan_of_full_width(width, dtype):
+    ssd_case(1, 150, 4, 2, width, 128, dtype, chunk=32 if dtype is torch.float32 else 64)
+
+
+@on_a_gpu
+@full_width
+def test_gated_delta_scan_of_full_width(width, dtype):
+    delta_case(1, 150, 2, width, width, dtype)
+
+
+@on_a_gpu
+@full_width
+def test_gated_kalman_scan_of_full_width(width, dtype):
+    kalman_case(1, 70, 2, width, 2, dtype)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_scans_of_many_channels(dtype):
+    scan_case(2, 1000, 300, dtype)
+    selective_case(2, 200, 300, 16, dtype)
+    conv_case(2, 300, 300, 4, dtype, silu=True)
+
+
+@on_a_gpu
+@full_width
+def test_memory_attention_of_full_width(width, dtype):
+    attention_case(B=2, T=300, H=4, G=2, window=70, chunk=32, places=40, dtype=dtype, d=width, dv=width)
+
+
+@on_a_gpu
+def test_memory_attention_of_widest_heads():
+    attention_case(T=150, window=40, chunk=20, places=30, dtype=torch.bfloat16, d=256, dv=256)
+
+
+@on_a_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_attention_over_several_tiles(dtype):
     attention_case(B=1, T=150, H=4, G=2, window=40, chunk=20, places=30, dtype=dtype)
