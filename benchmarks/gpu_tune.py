@@ -55,17 +55,18 @@ def merged(function: Callable[..., dict], **changes: Any) -> Callable[..., dict]
 
 def linear_choices() -> Iterator[Choice]:
     kernels = module("linear_scan")
-    channels, cut = kernels._channels, kernels.chunked
+    plan, cut = kernels._plan, kernels.chunked
     yield Choice("shipped", {}, (1,), (2, 3, 4, 6))
-    variants = {
-        "half": {"_channels": lambda x: channels(x) // 2},
-        "uncut": {"_cut": lambda a, cu: cut(a, cu, max(a.shape[1], 1))},
-        "16 steps": {"STEPS": 16},
-    }
-    for count in (1, 2, 3):
-        for names in itertools.combinations(variants, count):
-            patches = {key: value for name in names for key, value in variants[name].items()}
-            yield Choice(", ".join(names), patches, (1,), (2, 3, 4, 6))
+
+    def of(channels: int) -> Callable:
+        def chosen(a, cu):
+            return kernels.Plan(cut(a, cu, a.shape[1]), channels, -(-a.shape[2] // channels))
+
+        return chosen
+
+    for channels, steps in itertools.product((32, 64, 128, 256), (8, 16)):
+        yield Choice(f"whole, {steps} x {channels}", {"_plan": of(channels), "STEPS": steps}, (1,), (3, 4, 6))
+    yield Choice("16 steps", {"_plan": plan, "STEPS": 16}, (1,), (3, 4, 6))
 
 
 def selective_choices() -> Iterator[Choice]:

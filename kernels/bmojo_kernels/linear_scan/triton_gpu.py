@@ -10,6 +10,8 @@ Complex numbers are pairs of float32, two real tiles each.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -20,7 +22,7 @@ from bmojo_kernels.triton_support import Chunks, ceil_div, chunked, launch, powe
 __all__ = ["backward", "forward", "scan"]
 
 # A program is one warp: each thread holds all steps of its channels, so that a scan needs no exchange.
-STEPS, WARPS, STAGES = 8, 1, 3
+STEPS, WARPS, STAGES = 8, 1, 4
 SHORTEST = 256  # steps of a chunk at least: what it adds is written and read too
 
 
@@ -211,17 +213,29 @@ def _run_back(
         _store(dh0, edge, gr, gi, c < C, COMPLEX)
 
 
-def _channels(x: Tensor) -> int:
-    """Channels of a program: 16 bytes for a thread; of complex numbers, whose halves are apart, one."""
-    widest = 32 if x.is_complex() else 512 // x.element_size()
-    return min(widest, power_of_two(x.shape[-1]))
+@dataclass(frozen=True)
+class Plan:
+    """How the work is cut: into chunks of time and blocks of channels, one program each."""
+
+    chunks: Chunks
+    channels: int
+    columns: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Of programs."""
+        return self.chunks.count, self.columns
 
 
-def _options(x: Tensor) -> dict[str, int | bool]:
+def _options(x: Tensor, channels: int) -> dict[str, int | bool]:
     return {
-        "COMPLEX": x.is_complex(), "STEPS": STEPS, "CHANNELS": _channels(x), "STAGES": STAGES,
-        "num_warps": WARPS,
+        "COMPLEX": x.is_complex(), "STEPS": STEPS, "CHANNELS": channels, "STAGES": STAGES, "num_warps": WARPS,
     }  # fmt: skip
+
+
+def _widest(x: Tensor) -> int:
+    """Channels of a program: four for a thread; of complex numbers, whose halves are apart, one."""
+    return min(32 if x.is_complex() else 128, power_of_two(x.shape[-1]))
 
 
 def _real(x: Tensor) -> Tensor:
@@ -229,35 +243,43 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-def _cut(a: Tensor, cu_seqlens: Tensor | None) -> Chunks:
-    """Chunks that make eight programs for each multiprocessor, or whole sequences where they suffice."""
-    length, columns = a.shape[1], ceil_div(a.shape[2], _channels(a))
+def _plan(a: Tensor, cu_seqlens: Tensor | None) -> Plan:
+    """Whole sequences where their channels occupy the chip, in narrower blocks if need be; else chunks.
+
+    A whole sequence is read once, a chunk twice. One warp for each multiprocessor, with its tiles in flight,
+    nearly fills the memory's pipe; eight of them do where time is cut.
+    """
+    (_, length, width), channels = a.shape, _widest(a)
     sequences = a.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    wanted = 8 * processors(a)
-    if sequences * columns * 2 >= wanted or length <= SHORTEST:
-        return chunked(a, cu_seqlens, max(length, 1))
-    chunks = ceil_div(wanted, columns)
-    even = ceil_div(a.shape[0] * length, chunks)
-    return chunked(a, cu_seqlens, max(SHORTEST, ceil_div(even, STEPS) * STEPS))
+    while channels * a.element_size() > 256 and sequences * ceil_div(width, channels) < 2 * processors(a):
+        channels //= 2
+    programs = sequences * ceil_div(width, channels)
+    if 4 * programs >= 3 * processors(a) or length <= SHORTEST:
+        return Plan(chunked(a, cu_seqlens, max(length, 1)), channels, ceil_div(width, channels))
+    channels = _widest(a)
+    columns = ceil_div(width, channels)
+    even = ceil_div(a.shape[0] * length, ceil_div(8 * processors(a), columns))
+    chunks = chunked(a, cu_seqlens, max(SHORTEST, ceil_div(even, STEPS) * STEPS))
+    return Plan(chunks, channels, columns)
 
 
-def _carry(a: Tensor, b: Tensor, edge: Tensor, chunks: Chunks, reverse: bool) -> Tensor | None:
+def _carry(a: Tensor, b: Tensor, edge: Tensor, plan: Plan, reverse: bool) -> Tensor | None:
     """The state after each chunk (before it, backwards); None where sequences were not cut."""
+    chunks = plan.chunks
     if chunks.whole:
         return None
-    channels = a.shape[-1]
-    decay, added, states = (edge.new_empty(chunks.count, channels) for _ in range(3))
+    width = a.shape[-1]
+    decay, added, states = (edge.new_empty(chunks.count, width) for _ in range(3))
     launch(
-        _sum_up, (chunks.count, ceil_div(channels, _channels(a))), _real(a), _real(b), _real(decay),
-        _real(added), chunks.first, chunks.sequence, chunks.bounds, channels, chunks.length, REVERSE=reverse,
-        **_options(a),
+        _sum_up, plan.grid, _real(a), _real(b), _real(decay), _real(added), chunks.first, chunks.sequence,
+        chunks.bounds, width, chunks.length, REVERSE=reverse, **_options(a, plan.channels),
     )  # fmt: skip
     numbers = torch.arange(chunks.sequences, device=a.device, dtype=torch.int32)
-    start = _real(edge)
+    start, channels = _real(edge), _widest(states)
     launch(
-        _run, (chunks.sequences, ceil_div(channels, _channels(states))), _real(decay), _real(added),
-        _real(states), start, start, torch.empty_like(start), chunks.offsets[:-1], numbers, chunks.offsets,
-        channels, chunks.count, CARRIED=False, REVERSE=reverse, **_options(states),
+        _run, (chunks.sequences, ceil_div(width, channels)), _real(decay), _real(added), _real(states), start,
+        start, torch.empty_like(start), chunks.offsets[:-1], numbers, chunks.offsets, width, chunks.count,
+        CARRIED=False, REVERSE=reverse, **_options(states, channels),
     )  # fmt: skip
     return states
 
@@ -269,14 +291,13 @@ def scan(
     h, last = a.new_empty(a.shape, dtype=out), h0.clone(memory_format=torch.contiguous_format)
     if a.numel() == 0:
         return h, last
-    chunks, (a, b) = _cut(a, cu_seqlens), (a.contiguous(), b.contiguous())
-    before = _carry(a, b, h0, chunks, reverse=False)
-    columns = ceil_div(a.shape[2], _channels(a))
+    plan, (a, b) = _plan(a, cu_seqlens), (a.contiguous(), b.contiguous())
+    before, chunks = _carry(a, b, h0, plan, reverse=False), plan.chunks
     x, y, start = (_real(x) for x in (a, b, h0))
     launch(
-        _run, (chunks.count, columns), x, y, _real(h), start, start if before is None else _real(before),
-        _real(last), chunks.first, chunks.sequence, chunks.bounds, a.shape[2], chunks.length,
-        CARRIED=before is not None, REVERSE=False, **_options(a),
+        _run, plan.grid, x, y, _real(h), start, start if before is None else _real(before), _real(last),
+        chunks.first, chunks.sequence, chunks.bounds, a.shape[2], chunks.length, CARRIED=before is not None,
+        REVERSE=False, **_options(a, plan.channels),
     )  # fmt: skip
     return h, last
 
@@ -294,13 +315,12 @@ def backward(
     dh0 = dlast.clone(memory_format=torch.contiguous_format)
     if a.numel() == 0:
         return da, db, dh0
-    chunks, (a, dh) = _cut(a, cu_seqlens), (a.contiguous(), dh.contiguous())
-    before = _carry(a, dh, dlast, chunks, reverse=True)
-    columns = ceil_div(a.shape[2], _channels(a))
+    plan, (a, dh) = _plan(a, cu_seqlens), (a.contiguous(), dh.contiguous())
+    before, chunks = _carry(a, dh, dlast, plan, reverse=True), plan.chunks
     x, states, start, y, end = (_real(x) for x in (a, h, h0, dh, dlast))
     launch(
-        _run_back, (chunks.count, columns), x, states, start, y, end,
-        end if before is None else _real(before), _real(da), _real(db), _real(dh0), chunks.first,
-        chunks.sequence, chunks.bounds, a.shape[2], chunks.length, CARRIED=before is not None, **_options(a),
+        _run_back, plan.grid, x, states, start, y, end, end if before is None else _real(before), _real(da),
+        _real(db), _real(dh0), chunks.first, chunks.sequence, chunks.bounds, a.shape[2], chunks.length,
+        CARRIED=before is not None, **_options(a, plan.channels),
     )  # fmt: skip
     return da, db, dh0

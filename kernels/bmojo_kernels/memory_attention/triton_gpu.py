@@ -48,27 +48,43 @@ def _put(p, x, rows, there, head, HEADS, width, PADDED: tl.constexpr):
 
 
 @triton.jit
+def _run_of(p, row, there, head, HEADS, width, ROWS: tl.constexpr, PADDED: tl.constexpr):
+    """Rows that follow one another from `row` on, of one head."""
+    i, c = tl.arange(0, ROWS), tl.arange(0, PADDED)
+    place = p + (row * HEADS + head) * width
+    mask = there[:, None] & (c < width)[None, :]
+    return tl.load(place + i[:, None] * (HEADS * width) + c[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def _meet(
     q, k, v, seen, bias, x, y, acc, dout, scale,
-    KIND: tl.constexpr, PRECISION: tl.constexpr, FORWARD: tl.constexpr,
+    KIND: tl.constexpr, PRECISION: tl.constexpr, FORWARD: tl.constexpr, MASKED: tl.constexpr,
+    BIAS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries meets a tile of keys.
+    """A tile of queries meets a tile of keys; where none of them is hidden, without a mask.
 
     Forward, `x` and `y` are the running maximum and sum, `acc` the outputs; else they are the logarithm of
     the whole sum and the part of the gradient common to a row, and `acc` the queries' gradient.
     """
-    logits = tl.dot(q.to(KIND), tl.trans(k.to(KIND)), input_precision=PRECISION) * (scale * LOG2_E)
-    logits = tl.where(seen, logits + bias[None, :] * LOG2_E, NEVER)
+    logits = tl.dot(q.to(KIND), tl.trans(k.to(KIND)), input_precision=PRECISION)
+    unit = scale * LOG2_E
+    if BIAS:
+        logits += (bias / scale)[None, :]
+    if MASKED:
+        logits = tl.where(seen, logits, NEVER)
     if FORWARD:
-        top = tl.maximum(x, tl.max(logits, 1))
-        shift = tl.where(top == NEVER, 0.0, top)
-        weights = tl.exp2(logits - shift[:, None])
+        top = tl.maximum(x, tl.max(logits, 1) * unit)
+        shift = top
+        if MASKED or BIAS:
+            shift = tl.where(top == NEVER, 0.0, top)
+        weights = tl.exp2(logits * unit - shift[:, None])
         fade = tl.exp2(x - shift)
         y = y * fade + tl.sum(weights, 1)
         acc = acc * fade[:, None] + tl.dot(weights.to(KIND), v.to(KIND), input_precision=PRECISION)
         x = top
     else:
-        weights = tl.exp2(logits - x[:, None])
+        weights = tl.exp2(logits * unit - x[:, None])
         dweights = tl.dot(dout.to(KIND), tl.trans(v.to(KIND)), input_precision=PRECISION)
         dlogits = weights * (dweights - y[:, None])
         acc += tl.dot(dlogits.to(KIND), k.to(KIND), input_precision=PRECISION)
@@ -77,18 +93,33 @@ def _meet(
 
 @triton.jit
 def _meet_back(
-    q, k, v, seen, bias, lse, common, dk, dv, dbias, dout, scale, KIND: tl.constexpr, PRECISION: tl.constexpr
+    q, k, v, seen, bias, lse, common, dk, dv, dbias, dout, scale,
+    KIND: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     """A tile of keys meets a tile of queries that see it; everything transposed."""
-    logits = tl.dot(k.to(KIND), tl.trans(q.to(KIND)), input_precision=PRECISION) * (scale * LOG2_E)
-    logits = tl.where(seen, logits + bias[:, None] * LOG2_E, NEVER)
-    weights = tl.exp2(logits - lse[None, :])
+    logits = tl.dot(k.to(KIND), tl.trans(q.to(KIND)), input_precision=PRECISION)
+    if BIAS:
+        logits += (bias / scale)[:, None]
+    if MASKED:
+        logits = tl.where(seen, logits, NEVER)
+    weights = tl.exp2(logits * (scale * LOG2_E) - lse[None, :])
     dv += tl.dot(weights.to(KIND), dout.to(KIND), input_precision=PRECISION)
     dweights = tl.dot(v.to(KIND), tl.trans(dout.to(KIND)), input_precision=PRECISION)
     dlogits = weights * (dweights - common[None, :])
-    dbias += tl.sum(dlogits, 1)
+    if BIAS:
+        dbias += tl.sum(dlogits, 1)
     dk += tl.dot(dlogits.to(KIND), q.to(KIND), input_precision=PRECISION)
     return dk, dv, dbias
+
+
+@triton.jit
+def _parts(low, high, full_low, full_high, SIZE: tl.constexpr):
+    """Tiles of [low, high): at the edges, and of those before the inside; tiles inside [full_low, full_high)."""
+    left = tl.cdiv(tl.maximum(tl.minimum(full_low, high) - low, 0), SIZE)
+    inner = low + left * SIZE
+    count = tl.maximum(tl.minimum(full_high, high) - inner, 0) // SIZE
+    right = tl.cdiv(tl.maximum(high - inner - count * SIZE, 0), SIZE)
+    return left + right, left, count
 
 
 @triton.jit
@@ -98,16 +129,23 @@ def _near(
     DP: tl.constexpr, DVP: tl.constexpr,
 ):  # fmt: skip
     """Keys at (t - back - window, t - back]: the window itself, or the fading keys behind it."""
-    low = tl.maximum(first_t - back - window + 1, begin)
-    for start in range(low, last_t - back + 1, KEYS):
-        j = start + tl.arange(0, KEYS)
-        there = j <= last_t - back
-        k = _tile(kp, base + j, there, group, G, D, DP)
-        v = _tile(vp, base + j, there, group, G, DV, DVP)
+    low, high = tl.maximum(first_t - back - window + 1, begin), last_t - back + 1
+    i, none = tl.arange(0, KEYS), tl.zeros((KEYS,), tl.float32)
+    edges, left, count = _parts(low, high, last_t - back - window + 1, first_t - back + 1, KEYS)
+    for tile in range(edges):
+        start = low + (tile + tl.where(tile >= left, count, 0)) * KEYS
+        j = start + i
+        there = j < high
+        k = _run_of(kp, base + start, there, group, G, D, KEYS, DP)
+        v = _run_of(vp, base + start, there, group, G, DV, KEYS, DVP)
         age = t[:, None] - back - j[None, :]
         seen = there[None, :] & (age >= 0) & (age < window)
-        none = tl.zeros((KEYS,), tl.float32)
-        x, y, acc = _meet(q, k, v, seen, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD)
+        x, y, acc = _meet(q, k, v, seen, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, True, False)
+    for tile in range(left, left + count):
+        start = low + tile * KEYS
+        k = _run_of(kp, base + start, i >= 0, group, G, D, KEYS, DP)
+        v = _run_of(vp, base + start, i >= 0, group, G, DV, KEYS, DVP)
+        x, y, acc = _meet(q, k, v, none, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, False, False)
     return x, y, acc
 
 
@@ -127,7 +165,9 @@ def _kept(
             k = _tile(kp, row, there, group, G, D, DP)
             v = _tile(vp, row, there, group, G, DV, DVP)
             seen = there[None, :] & (j[None, :] <= t[:, None] - window) & (chunk_of[:, None] == chunk)
-            x, y, acc = _meet(q, k, v, seen, added, x, y, acc, dout, scale, KIND, PRECISION, FORWARD)
+            x, y, acc = _meet(
+                q, k, v, seen, added, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, True, BIAS
+            )
     return x, y, acc
 
 
@@ -171,7 +211,7 @@ def _fetched(
         k = _tile(kp, row, there, group, G, D, DP)
         v = _tile(vp, row, there, group, G, DV, DVP)
         seen = live[:, None] & there[None, :]
-        x, y, acc = _meet(q, k, v, seen, added, x, y, acc, dout, scale, KIND, PRECISION, FORWARD)
+        x, y, acc = _meet(q, k, v, seen, added, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, True, BIAS)
     return x, y, acc
 
 
@@ -285,15 +325,17 @@ def _walk(
 
 
 @triton.jit
-def _queries(q, lse, common, dout, t, there, shift, batch, head, T, H, D, DV, start, DP: tl.constexpr,
-             DVP: tl.constexpr):  # fmt: skip
-    """What a tile of keys needs of the queries that it meets."""
-    row = t.to(tl.int64) + shift
-    at = (batch.to(tl.int64) * H + head) * T + (t - start)
+def _queries(
+    q, lse, common, dout, from_t, there, shift, batch, head, T, H, D, DV, start, QUERIES: tl.constexpr,
+    DP: tl.constexpr, DVP: tl.constexpr,
+):  # fmt: skip
+    """What a tile of keys needs of the queries that it meets, those from `from_t` on."""
+    row = shift + from_t
+    at = (batch.to(tl.int64) * H + head) * T + (from_t - start) + tl.arange(0, QUERIES)
     total = tl.load(lse + at, mask=there, other=0.0) * LOG2_E
     return (
-        _tile(q, row, there, head, H, D, DP),
-        _tile(dout, row, there, head, H, DV, DVP),
+        _run_of(q, row, there, head, H, D, QUERIES, DP),
+        _run_of(dout, row, there, head, H, DV, QUERIES, DVP),
         tl.where(total == NEVER, 0.0, total),
         tl.load(common + at, mask=there, other=0.0),
     )
@@ -324,19 +366,30 @@ def _near_back(
     high = tl.minimum(last + back + window, (high_row - shift).to(tl.int32))
     x, y = _tile(k, row, live, group, G, D, DP), _tile(v, row, live, group, G, DV, DVP)
     dx, dy = tl.zeros((KEYS, DP), tl.float32), tl.zeros((KEYS, DVP), tl.float32)
-    none = tl.zeros((KEYS,), tl.float32)
+    i, none = tl.arange(0, QUERIES), tl.zeros((KEYS,), tl.float32)
+    full_high = (first - base).to(tl.int32) + back + window
+    edges, left, count = _parts(low, high, last + back, full_high, QUERIES)
     for member in range(H // G):
         head = group * (H // G) + member
-        for from_t in range(low, high, QUERIES):
-            t = from_t + tl.arange(0, QUERIES)
+        for tile in range(edges):
+            from_t = low + (tile + tl.where(tile >= left, count, 0)) * QUERIES
+            t = from_t + i
             there = t < high
             query, do, total, shared = _queries(
-                q, lse, common, dout, t, there, shift, batch, head, T, H, D, DV, start, DP, DVP
+                q, lse, common, dout, from_t, there, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
             )
             age = t[None, :] - back - j[:, None]
             seen = live[:, None] & there[None, :] & (age >= 0) & (age < window)
             dx, dy, _ = _meet_back(
-                query, x, y, seen, none, total, shared, dx, dy, none, do, scale, KIND, PRECISION
+                query, x, y, seen, none, total, shared, dx, dy, none, do, scale, KIND, PRECISION, True, False
+            )
+        for tile in range(left, left + count):
+            from_t = low + tile * QUERIES
+            query, do, total, shared = _queries(
+                q, lse, common, dout, from_t, i >= 0, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
+            )
+            dx, dy, _ = _meet_back(
+                query, x, y, none, none, total, shared, dx, dy, none, do, scale, KIND, PRECISION, False, False
             )
     dx *= scale
     if MORE_K:
@@ -376,11 +429,11 @@ def _kept_back(
             t = from_t + tl.arange(0, QUERIES)
             inside = t < high
             query, do, total, shared = _queries(
-                q, lse, common, dout, t, inside, shift, batch, head, T, H, D, DV, start, DP, DVP
+                q, lse, common, dout, from_t, inside, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
             )
             seen = there[:, None] & inside[None, :] & (j[:, None] <= t[None, :] - window)
             dx, dy, db = _meet_back(
-                query, x, y, seen, added, total, shared, dx, dy, db, do, scale, KIND, PRECISION
+                query, x, y, seen, added, total, shared, dx, dy, db, do, scale, KIND, PRECISION, True, BIAS
             )
     slot = first + tl.arange(0, KEYS)
     place = chunk.to(tl.int64) * BUDGET + slot
@@ -423,11 +476,11 @@ def _fetched_back(
             t = from_t + tl.arange(0, QUERIES)
             inside = t < high
             query, do, total, shared = _queries(
-                q, lse, common, dout, t, inside, shift, batch, head, T, H, D, DV, start, DP, DVP
+                q, lse, common, dout, from_t, inside, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
             )
             seen = there[:, None] & inside[None, :]
             dx, dy, db = _meet_back(
-                query, x, y, seen, added, total, shared, dx, dy, db, do, scale, KIND, PRECISION
+                query, x, y, seen, added, total, shared, dx, dy, db, do, scale, KIND, PRECISION, True, BIAS
             )
     place = piece.to(tl.int64) * ENTRIES * RETRIEVED + row
     _put(dk, dx * scale, place, there, group, G, D, DP)

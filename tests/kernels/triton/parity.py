@@ -429,6 +429,11 @@ def test_memory_attention_in_bfloat16():
     attention_case(B=2, T=9, dtype=torch.bfloat16)
 
 
+def test_memory_attention_where_whole_tiles_are_seen():
+    attention_case(T=75, H=2, G=1, window=40, chunk=25, places=6)
+    attention_case(T=45, H=1, G=1, window=33, chunk=20, places=6, start=40, S=85)
+
+
 on_a_gpu = pytest.mark.skipif(not ON_GPU, reason="takes the interpreter minutes")
 full_width = pytest.mark.parametrize(
     ("width", "dtype"), [*itertools.product((64, 128), (torch.bfloat16, torch.float32))]
