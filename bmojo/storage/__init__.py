@@ -3,6 +3,7 @@
 from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
 from bmojo.storage.faiss import FaissStore
 from bmojo.storage.flat import FlatStore
+from bmojo.storage.milvus import MilvusStore
 from bmojo.storage.protocol import EideticStore, Found, Stream
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "FaissStore",
     "FlatStore",
     "Found",
+    "MilvusStore",
     "StorageError",
     "StorageWarning",
     "StoreAway",

@@ -15,21 +15,16 @@ from types import TracebackType
 from typing import IO, Any
 from uuid import uuid4
 
-import numpy as np
 from torch import Tensor
 
 from bmojo.storage.errors import StorageError, from_os
 from bmojo.storage.exact import exact_top, found_rows
 from bmojo.storage.files import StreamFiles
-from bmojo.storage.protocol import Found, Rows, Stream, checked_queries, checked_rows
+from bmojo.storage.locking import held
+from bmojo.storage.protocol import Found, Rows, Stream, checked_queries, checked_rows, joined
 from bmojo.storage.writer import BackgroundWriter
 from realization.errors import DataError
 from realization.files import write_atomically
-
-try:
-    import fcntl
-except ImportError:  # no such locks there: two writers at once are not noticed
-    fcntl = None
 
 __all__ = ["FlatStore", "Job"]
 
@@ -372,24 +367,7 @@ class FlatStore:
 
     def _make(self) -> None:
         """Make the folder and lock it against other writers."""
-        about = self.folder / "store.json"
-        try:
-            self.folder.mkdir(exist_ok=True)
-            self._held = (self.folder / "lock").open("ab")
-        except FileNotFoundError:
-            raise StorageError(
-                f"cannot make {self.folder}: {self.folder.parent} is not there; make it first."
-            ) from None
-        except OSError as error:
-            raise from_os("write", self.folder, error) from None
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._held.close()
-                raise StorageError(
-                    f'cannot write {self.folder}: another store writes to it; close that, or take mode="r".'
-                ) from None
+        self._held, about = held(self.folder), self.folder / "store.json"
         try:
             if not about.exists():
                 if any(FOLDER.fullmatch(path.name) for path in self.folder.iterdir()):
@@ -438,18 +416,9 @@ def _runs(jobs: list[Rows]) -> list[Rows]:
             groups[-1].append(rows)
         else:
             groups.append([rows])
-    return [_concatenated(group) for group in groups]
+    return [joined(group) for group in groups]
 
 
 def _joined(pieces: list[Rows]) -> list[Rows]:
     """The files' rows as they lie, the many small pieces behind them in one."""
-    return pieces if len(pieces) < 3 else [pieces[0], _concatenated(pieces[1:])]
-
-
-def _concatenated(group: list[Rows]) -> Rows:
-    if len(group) == 1:
-        return group[0]
-    keys, values, positions = (
-        np.concatenate([getattr(rows, name) for rows in group]) for name in ("keys", "values", "positions")
-    )
-    return Rows(group[0].first, keys, values, positions)
+    return pieces if len(pieces) < 3 else [pieces[0], joined(pieces[1:])]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bmojo.storage.errors import StorageError
 
-__all__ = ["EideticStore", "Found", "Rows", "Stream", "checked_queries", "checked_rows"]
+__all__ = ["EideticStore", "Found", "Rows", "Stream", "checked_queries", "checked_rows", "joined"]
 
 Half = NDArray[np.float16]
 WIDEST = 1 << 16  # of a row: heads times width
@@ -193,6 +193,16 @@ class EideticStore(Protocol):
     def close(self) -> None:
         """Commit what was appended, and let go of files, threads and connections."""
         ...
+
+
+def joined(group: list[Rows]) -> Rows:
+    """Rows that follow each other without a gap, as one."""
+    if len(group) == 1:
+        return group[0]
+    keys, values, positions = (
+        np.concatenate([getattr(rows, name) for rows in group]) for name in ("keys", "values", "positions")
+    )
+    return Rows(group[0].first, keys, values, positions)
 
 
 def checked_rows(stream: Stream, keys: Tensor, values: Tensor, positions: Tensor) -> Rows:

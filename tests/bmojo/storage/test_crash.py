@@ -24,11 +24,11 @@ HERE = Stream(0, 0)
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def crash_loop(folder, kills, seed):
+def crash_loop(kind, folder, kills, seed):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
     script = Path(__file__).with_name("crash_loop.py")
     result = subprocess.run(
-        [sys.executable, str(script), str(folder), str(kills), str(seed)],
+        [sys.executable, str(script), kind, str(folder), str(kills), str(seed)],
         env=environment,
         capture_output=True,
         text=True,
@@ -40,9 +40,10 @@ def crash_loop(folder, kills, seed):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the loop forks")
+@pytest.mark.parametrize("kind", ["store", "journal"])
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_killed_writer_loses_nothing_that_was_committed(tmp_path, kills):
-    crash_loop(tmp_path / "store", kills, seed=kills)
+def test_a_killed_writer_loses_nothing_that_was_committed(tmp_path, kind, kills):
+    crash_loop(kind, tmp_path / "store", kills, seed=kills)
 
 
 class Crash(BaseException):
