@@ -130,7 +130,9 @@ def innovation_topk(
         run = through(innovation_topk_core, chosen, scores)
         return run(scores.detach(), cu_seqlens, budget, window, chunk, rule, level, seed)
     options = {"budget": budget, "window": window, "chunk": chunk, "rule": rule, "threshold": threshold}
-    edges = None if cu_seqlens is None else np.asarray(cu_seqlens)
+    edges = None
+    if cu_seqlens is not None:
+        edges = np.asarray(cu_seqlens.cpu() if is_tensor(cu_seqlens) else cu_seqlens)
     if not tensors:
         return sets(scores, edges, **options, seed=seed, naive=chosen == "naive")
     import torch

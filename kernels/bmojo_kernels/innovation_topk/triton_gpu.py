@@ -1,12 +1,15 @@
-"""`innovation_topk` on the GPU: a program carries the set of one sequence from chunk to chunk.
+"""`innovation_topk` on the GPU: sets of all chunks at once, each chosen in registers.
 
-What was kept and what a chunk adds stand side by side in order of position. Each counts how many of them rank
-before it, the first `m` stay, and a running count gives each its place, in order of position again.
+A set is the best of a set before and of some samples behind it. Ranks are integers in the order of what rules
+rank by, and the `m`-th largest is found bit by bit, by counting how many reach a candidate; a running count
+then gives each that stays its place, in order of position. One program of a sequence goes from segment to
+segment and leaves the set at the start of each; then every chunk begins from that of its segment.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,116 +17,250 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bmojo_kernels.innovation_topk.sets import selection_priority
-from bmojo_kernels.triton_support import ceil_div, launch, power_of_two
+from bmojo_kernels.triton_support import ceil_div, chunked, launch, power_of_two
 
 __all__ = ["WIDEST", "forward"]
 
-WIDEST = 2048  # places and samples of a chunk together
+WIDEST = 2048  # places
+ITEMS = 4096  # places and samples that a program ranks at once
+CHECKED = 256  # samples that are looked at together for whether they are numbers
 
 
 @triton.jit
-def _items(priority, kept, ranks, i, base, first, limit, BUDGET):
-    """Positions and ranks of what was kept, then of the samples from `first` to `limit`; -1 for none."""
-    old = i < BUDGET
-    j = first + i - BUDGET
-    new = (i >= BUDGET) & (j <= limit)
-    position = tl.load(kept + i, mask=old, other=-1)
-    rank = tl.load(ranks + i, mask=old, other=float("-inf"))
-    value = tl.load(priority + base + j, mask=new, other=float("-inf"))
-    position = tl.where(new & (value > float("-inf")), j, position)
-    return position, tl.where(new, value, rank)
+def _ordered(value):
+    """Integers in the order of floating-point numbers: the magnitude with the sign, so that -0 is 0."""
+    if value.dtype == tl.float64:
+        bits = value.to(tl.int64, bitcast=True)
+        ordered = tl.where(bits < 0, -(bits & 0x7FFFFFFFFFFFFFFF), bits)
+    else:
+        bits = value.to(tl.float32).to(tl.int32, bitcast=True)
+        ordered = tl.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    return ordered
+
+
+@triton.jit
+def _hashed(position, row, salt):
+    """The 53 bits of `sets._hashed`."""
+    z = (position.to(tl.int64) + (row + 1) * -0x61C8864680B583EB + salt).to(tl.uint64)
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return ((z ^ (z >> 31)) >> 11).to(tl.int64)
+
+
+@triton.jit
+def _ranks(scores, base, j, there, row, level, salt, NEVER, RULE: tl.constexpr, NONE: tl.constexpr):
+    """What the rule ranks samples by; NONE for those that are not there or never kept."""
+    if RULE == "random":
+        rank = _hashed(j, row, salt)
+    elif RULE == "fifo":
+        rank = j
+    else:
+        key = _ordered(tl.load(scores + base + j, mask=there, other=0.0))
+        if RULE == "threshold":
+            rank = tl.where(key > level, j, NONE)
+        else:
+            rank = tl.where(key > NEVER, key, NONE)
+    return tl.where(there, rank, NONE)
+
+
+@triton.jit
+def _items(
+    scores, kept, ranks, i, base, first, limit, row, HELD, level, salt, NEVER, RULE: tl.constexpr,
+    NONE: tl.constexpr,
+):  # fmt: skip
+    """Positions and ranks of the set at sample `first`, then of the samples from there to `limit`."""
+    old, j = i < HELD, first + i - HELD
+    there = old & (first > 0)
+    fresh = _ranks(scores, base, j, (i >= HELD) & (j <= limit), row, level, salt, NEVER, RULE, NONE)
+    position = tl.where(old, tl.load(kept + i, mask=there, other=-1), j)
+    return position, tl.where(old, tl.load(ranks + i, mask=there, other=NONE), fresh)
+
+
+@triton.jit
+def _best(rank, BUDGET, NONE: tl.constexpr):
+    """Which are the `m` best, the earlier ones among equals; the place of each; how many there are."""
+    level = tl.full((), NONE, rank.dtype)  # the largest that at least `m` reach, from its first bit on
+    bit, count = level, tl.full((), -1, tl.int32)
+    while (bit != 0) & (count != BUDGET):
+        higher = level ^ bit
+        reached = tl.sum((rank >= higher).to(tl.int32), 0)
+        count = tl.where(reached >= BUDGET, reached, count)
+        level = tl.where(reached >= BUDGET, higher, level)
+        bit = (bit >> 1) & ~NONE
+    above, equal = rank > level, (rank == level) & (rank > NONE)
+    counted = tl.cumsum(above.to(tl.int32) + (equal.to(tl.int32) << 16), 0)
+    spare = BUDGET - tl.sum(above.to(tl.int32), 0)
+    stays = above | (equal & ((counted >> 16) <= spare))
+    place = (counted & 0xFFFF) + tl.minimum(counted >> 16, spare) - 1
+    return stays, place, tl.sum(stays.to(tl.int32), 0)
+
+
+@triton.jit
+def _limit(c, length, window, chunk):
+    """The last sample that is eligible for chunk `c`."""
+    return tl.minimum(c * chunk - (window - chunk + 1), length - 1)
+
+
+@triton.jit
+def _carry(
+    scores, kept, ranks, bounds, segments, T, ENTRIES, SEGMENTS, BUDGET, SEGMENT, window, chunk, level, salt,
+    NEVER, RULE: tl.constexpr, NONE: tl.constexpr, PACKED: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """Sets of one sequence at the start of each segment that a chunk begins from, but for the first."""
+    row, entry = (tl.program_id(0) // ENTRIES).to(tl.int64), tl.program_id(0) % ENTRIES
+    low, length, slot = row * 0, T, row * SEGMENTS
+    if PACKED:
+        low = tl.load(bounds + entry)
+        length, slot = (tl.load(bounds + entry + 1) - low).to(tl.int32), tl.load(segments + entry)
+    i = tl.arange(0, ITEMS)
+    last = tl.maximum(_limit(tl.cdiv(length, chunk) - 1, length, window, chunk), 0)
+    for s in range(last // SEGMENT):
+        before, after = (slot + s) * BUDGET, (slot + s + 1) * BUDGET
+        position, rank = _items(
+            scores, kept + before, ranks + before, i, row * T + low, s * SEGMENT, (s + 1) * SEGMENT - 1, row,
+            BUDGET, level, salt, NEVER, RULE, NONE,
+        )  # fmt: skip
+        stays, place, count = _best(rank, BUDGET, NONE)
+        tl.store(kept + after + place, position, mask=stays)
+        tl.store(ranks + after + place, rank, mask=stays)
+        empty = (i >= count) & (i < BUDGET)
+        tl.store(ranks + after + i, NONE, mask=empty)
+        tl.debug_barrier()
 
 
 @triton.jit
 def _choose(
-    priority, kept, ranks, index, begin, end, first_chunk, T, ROWS, BUDGET, window, chunk,
-    ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+    scores, kept, ranks, index, wrong, bounds, offsets, sequence, segments, T, CHUNKS, SEGMENTS, BUDGET,
+    SEGMENT, HELD, window, chunk, level, salt, NEVER, RULE: tl.constexpr, NONE: tl.constexpr,
+    PACKED: tl.constexpr, ITEMS: tl.constexpr, CHECKED: tl.constexpr,
 ):  # fmt: skip
-    """Sets of one sequence at the start of each of its chunks."""
-    entry, batch = tl.program_id(0), tl.program_id(1)
-    low, high = tl.load(begin + entry), tl.load(end + entry)
-    row = tl.load(first_chunk + entry) + batch.to(tl.int64) * ROWS
-    own = (batch.to(tl.int64) * tl.num_programs(0) + entry) * BUDGET
-    base = batch.to(tl.int64) * T + low
-    length = (high - low).to(tl.int32)
-    i = tl.arange(0, ITEMS)
-    tl.store(kept + own + i, -1, mask=i < BUDGET)
-    tl.store(ranks + own + i, float("-inf"), mask=i < BUDGET)
-    done = low.to(tl.int32) * 0  # samples judged so far
-    for c in range(tl.cdiv(length, chunk)):
-        limit = tl.minimum(c * chunk - (window - chunk + 1), length - 1)
-        tl.debug_barrier()
-        position, value = _items(priority, kept + own, ranks + own, i, base, done, limit, BUDGET)
-        ahead = tl.zeros((ITEMS,), tl.int32)
-        for start in range(0, ITEMS, BLOCK):
-            k = start + tl.arange(0, BLOCK)
-            other, rank = _items(priority, kept + own, ranks + own, k, base, done, limit, BUDGET)
-            better = rank[None, :] > value[:, None]
-            tied = (rank[None, :] == value[:, None]) & (other[None, :] < position[:, None])
-            ahead += tl.sum(tl.where((other[None, :] >= 0) & (better | tied), 1, 0), 1)
-        stays = (position >= 0) & (ahead < BUDGET)
-        place = tl.cumsum(tl.where(stays, 1, 0), 0) - 1
-        count = tl.sum(tl.where(stays, 1, 0), 0)
-        tl.debug_barrier()
-        out = index + (row + c) * BUDGET
-        tl.store(kept + own + place, position, mask=stays)
-        tl.store(ranks + own + place, value, mask=stays)
-        tl.store(out + place, tl.where(position >= 0, position + low, -1), mask=stays)
-        empty = (i >= count) & (i < BUDGET)
-        tl.store(kept + own + i, -1, mask=empty)
-        tl.store(ranks + own + i, float("-inf"), mask=empty)
-        tl.store(out + i, -1, mask=empty)
-        done = tl.maximum(done, limit + 1)
+    """The set of one chunk, and whether its scores are numbers."""
+    row, c = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
+    out = index + (row * CHUNKS + c) * BUDGET
+    low, length, slot = row * 0, T, row * SEGMENTS
+    if PACKED:
+        entry = tl.load(sequence + c)
+        low = tl.load(bounds + entry)
+        length, slot = (tl.load(bounds + entry + 1) - low).to(tl.int32), tl.load(segments + entry)
+        c -= tl.load(offsets + entry).to(tl.int32)
+    base, end = row * T + low, tl.minimum((c + 1) * chunk, length)
+    for start in range(0, chunk, CHECKED):
+        j = c * chunk + start + tl.arange(0, CHECKED)
+        value = tl.load(scores + base + j, mask=j < end, other=0.0).to(tl.float32)
+        tl.store(wrong, 1, mask=tl.sum((value != value).to(tl.int32), 0) > 0)
+    i, limit = tl.arange(0, ITEMS), _limit(c, length, window, chunk)
+    s = tl.maximum(limit, 0) // SEGMENT
+    before = (slot + s) * BUDGET
+    position, rank = _items(
+        scores, kept + before, ranks + before, i, base, s * SEGMENT, limit, row, HELD, level, salt, NEVER,
+        RULE, NONE,
+    )  # fmt: skip
+    stays, place, count = _best(rank, BUDGET, NONE)
+    tl.store(out + place, position + low, mask=stays)
+    tl.store(out + i, -1, mask=(i >= count) & (i < BUDGET))
 
 
 def forward(
     scores: Tensor, cu_seqlens: Tensor | None, budget: int, window: int, chunk: int, rule: str,
     threshold: float | None, seed: int,
 ) -> Tensor:  # fmt: skip
-    """The operator `bmojo::innovation_topk` on a GPU."""
-    batch, length = scores.shape
-    if budget + chunk > WIDEST:
+    """The operator `bmojo::innovation_topk` on a GPU.
+
+    The host waits for it once, at the end, to know whether all scores were numbers, but not while a graph is
+    captured; and before it for the edges of packed sequences, which say how many sets there are.
+    """
+    (batch, length), device = scores.shape, scores.device
+    if budget > WIDEST:
         raise ValueError(
-            f"innovation_topk: budget {budget} and chunk {chunk} came; on a GPU they are at most {WIDEST} "
-            "together. Take shorter chunks, or scores.cpu()."
+            f"innovation_topk: budget {budget} came; on a GPU it is at most {WIDEST}. Take scores.cpu()."
         )
-    capturing = scores.is_cuda and torch.cuda.is_current_stream_capturing()
-    if scores.device.type != "meta" and not capturing and bool(scores.isnan().any()):
-        raise ValueError("innovation_topk: scores has NaN; every sample needs a number (-inf is never kept).")
-    edges = [0, length] if cu_seqlens is None else cu_seqlens.tolist()
-    bounds = torch.tensor(edges, device=scores.device, dtype=torch.int64)
-    first = [0]
-    for low, high in pairwise(edges):
-        first.append(first[-1] + ceil_div(high - low, chunk))
-    index = torch.full((batch, first[-1], budget), -1, device=scores.device, dtype=torch.int64)
+    edges, scores = _edges(cu_seqlens, length), scores.contiguous()
+    chunks = sum(ceil_div(high - low, chunk) for low, high in pairwise(edges))
+    index = torch.empty(batch, chunks, budget, device=device, dtype=torch.int64)
     if index.numel() == 0:
+        _refuse(scores.isnan().any())
         return index
+    items, held = _tile(length, budget)
+    options = _options(scores, rule, threshold, seed, items)
+    bounds = offsets = sequence = segments = index
+    if cu_seqlens is not None:
+        parts, longer = chunked(scores, cu_seqlens, chunk), chunked(scores, cu_seqlens, items - held)
+        bounds, offsets, sequence, segments = parts.bounds, parts.offsets, parts.sequence, longer.offsets
     entries = len(edges) - 1
-    kept = torch.empty(batch, entries, budget, device=scores.device, dtype=torch.int64)
-    items = power_of_two(budget + chunk, 16)
+    slots = length // (items - held) + entries
+    room = (batch * slots, budget) if held else (1, 1)
+    kept = torch.empty(room, device=device, dtype=torch.int32)
+    ranks = torch.empty(room, device=device, dtype=torch.int64 if options["NONE"] < -(2**31) else torch.int32)
+    if held:
+        launch(
+            _carry, (batch * entries,), scores, kept, ranks, bounds, segments, length, entries, slots, budget,
+            items - held, window, chunk, PACKED=cu_seqlens is not None, **options,
+        )  # fmt: skip
+    wrong = torch.zeros(1, device=device, dtype=torch.int32)
     launch(
-        _choose, (entries, batch), _priority(scores, edges, rule, threshold, seed), kept,
-        torch.empty_like(kept, dtype=torch.float64), index, bounds, bounds[1:],
-        torch.tensor(first[:-1], device=scores.device, dtype=torch.int64), length, first[-1], budget, window,
-        chunk, ITEMS=items, BLOCK=max(4, min(32, 4096 // items)),
-        num_warps=4 if items <= 256 else 8 if items <= 512 else 16,
+        _choose, (batch * chunks,), scores, kept, ranks, index, wrong, bounds, offsets, sequence, segments,
+        length, chunks, slots, budget, items - held, held, window, chunk, PACKED=cu_seqlens is not None,
+        CHECKED=min(CHECKED, power_of_two(chunk)), **options,
     )  # fmt: skip
+    _refuse(wrong)
     return index
 
 
-def _priority(scores: Tensor, edges: list[int], rule: str, threshold: float | None, seed: int) -> Tensor:
-    """What the rule ranks by; of the rules that rank by time it does not depend on scores but for a mask."""
-    if rule in ("top", "norm", "oracle"):
-        return scores.detach().double().contiguous()
-    blank = np.zeros((len(scores), 0))
-    pieces = [blank]
-    for low, high in pairwise(edges):
-        zeros = np.zeros((len(scores), high - low))
-        pieces.append(selection_priority(zeros, rule="fifo" if rule == "threshold" else rule, seed=seed))
-    found = torch.from_numpy(np.concatenate(pieces, axis=1)).to(scores.device)
-    if rule != "threshold":
-        return found
-    if threshold is None:
+def _edges(cu_seqlens: Tensor | None, length: int) -> list[int]:
+    if cu_seqlens is None:
+        return [0, length]
+    edges = cu_seqlens.tolist()
+    if edges[0] != 0 or edges[-1] != length or any(low > high for low, high in pairwise(edges)):
+        raise ValueError(
+            f"innovation_topk: cu_seqlens {edges} came for {length} scores; it must begin at 0, end at "
+            f"{length} and never fall."
+        )
+    return edges
+
+
+def _tile(length: int, budget: int) -> tuple[int, int]:
+    """How much a program ranks at once, and how many places of that are for a set from before."""
+    least = power_of_two(budget, 16)
+    if length <= max(least, ITEMS):
+        return max(least, power_of_two(length)), 0
+    return max(2 * least, ITEMS), budget
+
+
+def _options(scores: Tensor, rule: str, threshold: float | None, seed: int, items: int) -> dict[str, Any]:
+    """What the rule ranks by: the integers of `_ordered`, positions, or 53 bits of a hash."""
+    if rule == "threshold" and threshold is None:
         raise ValueError("rule='threshold' needs a threshold.")
-    return torch.where(scores > threshold, found, -torch.inf)
+    kind = np.float64 if scores.dtype is torch.float64 else np.float32
+    by_score = rule in ("top", "norm", "oracle")
+    wide = rule == "random" or (by_score and kind is np.float64)
+    salt = seed % 2**32 * 0xD1B54A32D192ED03 % 2**64
+    return {
+        "level": 0 if threshold is None else _below(threshold, kind),
+        "salt": salt - 2**64 if salt >= 2**63 else salt, "NEVER": _integer(-np.inf, kind),
+        "RULE": "top" if by_score else rule, "NONE": -(2**63) if wide else -(2**31), "ITEMS": items,
+        "num_warps": min(8, max(1, items // 512)),
+    }  # fmt: skip
+
+
+def _integer(value: float, kind: type) -> int:
+    """`_ordered` of one number."""
+    bits = int(np.array(abs(value), kind).view(np.int64 if kind is np.float64 else np.int32))
+    return -bits if value < 0 else bits
+
+
+def _below(threshold: float, kind: type) -> int:
+    """The integer that scores exceed where they exceed the threshold: of the largest number not above it."""
+    if np.isnan(threshold):
+        return _integer(np.inf, kind)
+    with np.errstate(over="ignore"):
+        nearest = kind(threshold)
+    above = float(nearest) > threshold
+    return _integer(np.nextafter(nearest, kind(-np.inf)) if above else nearest, kind)
+
+
+def _refuse(wrong: Tensor) -> None:
+    """Raise where something is not a number; what is captured in a graph cannot be looked at."""
+    if wrong.is_meta or (wrong.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    if bool(wrong):
+        raise ValueError("innovation_topk: scores has NaN; every sample needs a number (-inf is never kept).")

@@ -61,6 +61,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(kernels("selective_scan"), "GPU_STRIDE", 16)
     monkeypatch.setattr(kernels("gated_delta_scan"), "gpu_chunk", lambda q: 16)
     monkeypatch.setattr(kernels("gated_kalman_scan"), "STRIDE", 16)
+    monkeypatch.setattr(kernels("innovation_topk"), "ITEMS", 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "LENGTH", 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "STEPS", 8)
     sizes = kernels("memory_attention")._sizes
@@ -396,15 +397,38 @@ def test_gated_kalman_scan_extreme_gates():
 @pytest.mark.parametrize("rule", ["top", "threshold", "fifo", "random"])
 @pytest.mark.parametrize(
     ("B", "T", "places", "window", "chunk", "cu"),
-    [(2, 31, 4, 6, 3, None), (1, 1, 2, 1, 1, None), (1, 21, 3, 5, 5, PACKED), (2, 17, 40, 4, 4, None)],
-)
+    [
+        (2, 31, 4, 6, 3, None), (1, 1, 2, 1, 1, None), (1, 21, 3, 5, 5, PACKED), (2, 17, 40, 4, 4, None),
+        (1, 60, 3, 6, 4, (0, 45, 45, 46, 60)), (2, 40, 1, 1, 1, None), (1, 40, 5, 30, 3, None),
+    ],
+)  # fmt: skip
 def test_innovation_topk(rule, B, T, places, window, chunk, cu):
-    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 6, (B, T))).float().to(DEVICE)
-    scores[:, 3::5] = -torch.inf
+    topk_case(rule, B, T, places, window, chunk, cu, torch.float32)
+
+
+@pytest.mark.parametrize("rule", ["top", "threshold"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_innovation_topk_dtypes(rule, dtype):
+    topk_case(rule, 2, 40, 5, 6, 3, None, dtype)
+
+
+def topk_case(rule, B, T, places, window, chunk, cu, dtype):
+    scores = torch.from_numpy(np.random.default_rng(0).integers(-2, 5, (B, T))).to(DEVICE, dtype)
+    scores[:, 3::5], scores[:, 4::7], scores[:, 5::9] = -torch.inf, torch.inf, -0.0
     bounds = None if cu is None else torch.tensor(cu, device=DEVICE)
     options = {"budget": places, "window": window, "chunk": chunk, "rule": rule, "threshold": 2.5, "seed": 7}
     found, expected = (
         bk.innovation_topk(scores, **options, cu_seqlens=bounds, backend=name) for name in ("triton", "naive")
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("threshold", [0.1, -0.1, 0.0, -0.0, 3.0, np.inf, -np.inf, np.nan, 1e300])
+def test_innovation_topk_exceeds_a_threshold(threshold):
+    scores = torch.tensor([[0.1, -0.1, 0.0, 3.0, -3.0, torch.inf, -torch.inf, 0.2]], device=DEVICE)
+    found, expected = (
+        bk.innovation_topk(scores, budget=9, rule="threshold", threshold=threshold, backend=name)
+        for name in ("triton", "naive")
     )
     assert torch.equal(found, expected)
 
@@ -438,6 +462,25 @@ on_a_gpu = pytest.mark.skipif(not ON_GPU, reason="takes the interpreter minutes"
 full_width = pytest.mark.parametrize(
     ("width", "dtype"), [*itertools.product((64, 128), (torch.bfloat16, torch.float32))]
 )
+
+
+@on_a_gpu
+@pytest.mark.parametrize("rule", ["top", "threshold", "fifo", "random"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_innovation_topk_over_several_segments(rule, dtype):
+    topk_case(rule, 2, 9000, 200, 300, 250, None, dtype)
+    topk_case(rule, 1, 9000, 2048, 300, 300, (0, 5000, 5000, 9000), dtype)
+
+
+@on_a_gpu
+def test_innovation_topk_in_a_graph():
+    scores = torch.rand(2, 9000, device=DEVICE)
+    expected = bk.innovation_topk(scores, budget=64, window=200, chunk=100)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = bk.innovation_topk(scores, budget=64, window=200, chunk=100)
+    graph.replay()
+    assert torch.equal(found, expected)
 
 
 @on_a_gpu
