@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bmojo_kernels import RULES
 
-from bmojo.eidetic.predictor import PREDICTORS
+from bmojo.eidetic.predictors import PREDICTORS
 from bmojo.fading import MIXERS
 
 __all__ = ["BMojoConfig"]
 
 EIDETIC_POSITIONS = ("own", "edge", "none")
 FADING_READOUTS = ("add", "none")
+SPLIT = ("mamba2", "gated_deltanet", "gated_kalmanet")  # mixers whose heads share the width
+SILENT = ("none", "mamba2", "mamba", "lti")  # mixers that do not tell their innovations
 LEAST = {"d_model": 1, "heads": 1, "window": 0, "state_size": 1, "eidetic": 0, "short_conv": 0}
+
+# Where something is absent, the options that have no effect then.
+EFFECTS: tuple[tuple[str, Callable[[BMojoConfig], bool], tuple[str, ...]], ...] = (
+    (
+        "window=0 (no attention)",
+        lambda c: c.window == 0,
+        ("kv_heads", "head_dim", "chunk", "tie_projections", "qk_norm", "rotary", "short_conv"),
+    ),
+    (
+        "eidetic=0 (no places)",
+        lambda c: c.eidetic == 0,
+        ("chunk", "rule", "false_alarm", "predictor", "eidetic_norm", "write_gate"),
+    ),
+    ("a rule that is not 'threshold'", lambda c: c.rule != "threshold", ("false_alarm",)),
+    (
+        "mixer='none' (no fading memory)",
+        lambda c: c.mixer == "none",
+        ("state_size", "tie_projections", "fading_readout"),
+    ),
+    ("no far keys", lambda c: c.window == 0 or (c.mixer == "none" and c.eidetic == 0), ("eidetic_position",)),
+    ("rotary=False", lambda c: not c.rotary, ("rotary_base", "eidetic_position")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +59,24 @@ class BMojoConfig:
     window : int
         Tokens `w` in context, the query included. 0: no attention, the bare mixer is left.
     mixer : str
-        The fading memory: `"mamba2"`, `"lti"`, or `"none"`.
+        The fading memory: `"mamba2"`, `"mamba"`, `"gated_deltanet"`, `"gated_kalmanet"`, `"lti"`, one of your
+        own (`bmojo.fading.register_mixer`), or `"none"`.
     state_size : int
-        `N`: the mixer's state is `(heads, d_model / heads, N)` for `mamba2`, `(N,)` for `lti`.
+        `N`: the mixer's state is `(heads, d_model / heads, N)` for `mamba2` and `gated_deltanet`, and `N` by
+        `N` more per head for `gated_kalmanet`; `(d_model, N)` for `mamba`, `(N,)` for `lti`.
     eidetic : int
         Places `m` for tokens that could not be predicted. 0 is B'MOJO-F.
     chunk : int, optional
         Tokens between two changes of the eidetic set, `1 <= C <= window`; `window` when left out.
     rule : str
-        `"top"`, `"threshold"`, or a control: `"fifo"`, `"random"`, `"norm"`.
-    false_alarm : float
-        Of `rule="threshold"`: chance that an ordinary token passes.
+        `"top"`, `"threshold"`, or a control: `"fifo"`, `"random"` (of a seed of its own in each layer),
+        `"norm"`.
+    false_alarm : float, optional
+        Of `rule="threshold"`: chance that an ordinary token passes; 0.01 when left out.
     predictor : str
-        What tells the innovations: `"conv"`, a short causal convolution over earlier tokens.
+        What tells the innovations: `"conv"`, a short causal convolution over earlier tokens; `"state"`, the
+        mixer's read-out a token ago; `"kalman"`, recursive least squares along the sequence; `"residual"`,
+        what the mixer's state failed to predict (`gated_deltanet`, `gated_kalmanet`).
     tie_projections : bool
         One set of projections for tokens and fading tokens, or one each (with queries of its own).
     qk_norm : bool
@@ -72,7 +102,8 @@ class BMojoConfig:
     Raises
     ------
     ValueError
-        If options do not fit together; the message says which and why.
+        If options do not fit together, or one is set that would have no effect; the message says which and
+        why.
 
     References
     ----------
@@ -97,7 +128,7 @@ class BMojoConfig:
     eidetic: int = 32
     chunk: int | None = None
     rule: str = "top"
-    false_alarm: float = 0.01
+    false_alarm: float | None = None
     predictor: str = "conv"
     tie_projections: bool = True
     qk_norm: bool = True
@@ -119,20 +150,23 @@ class BMojoConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} came; it must be at least {least}.")
-        if not 0 < self.false_alarm < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"false_alarm={self.false_alarm}, dropout={self.dropout} came; the first must lie in (0, 1), "
-                "the second in [0, 1)."
-            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} came; it must lie in [0, 1).")
+        if self.rotary_base <= 1:
+            raise ValueError(f"rotary_base={self.rotary_base} came; it must be above 1.")
         self._check_heads()
         self._check_window()
+        self._check_rule()
+        self._check_effects()
 
     def _check_heads(self) -> None:
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
         if kv_heads < 1 or self.heads % kv_heads:
             raise ValueError(f"kv_heads={kv_heads} does not divide heads={self.heads}.")
-        if self.mixer == "mamba2" and self.d_model % self.heads:
-            raise ValueError(f"mixer='mamba2' needs heads={self.heads} to divide d_model={self.d_model}.")
+        if self.mixer in SPLIT and self.d_model % self.heads:
+            raise ValueError(
+                f"mixer={self.mixer!r} needs heads={self.heads} to divide d_model={self.d_model}."
+            )
         if self.head_dim is None and self.d_model % self.heads:
             raise ValueError(f"heads={self.heads} does not divide d_model={self.d_model}; give head_dim too.")
         head_dim = self.d_model // self.heads if self.head_dim is None else self.head_dim
@@ -155,6 +189,43 @@ class BMojoConfig:
                 "token is neither in the window nor eligible."
             )
         object.__setattr__(self, "chunk", chunk)
+
+    def _check_rule(self) -> None:
+        if self.rule == "threshold" and self.false_alarm is None:
+            object.__setattr__(self, "false_alarm", 0.01)
+        if self.false_alarm is not None and not 0 < self.false_alarm < 1:
+            raise ValueError(f"false_alarm={self.false_alarm} came; it must lie in (0, 1).")
+        if self.eidetic and self.predictor == "residual" and self.mixer in SILENT:
+            raise ValueError(
+                f"predictor='residual' came with mixer={self.mixer!r}, which does not tell what its state "
+                "failed to predict; 'gated_deltanet' and 'gated_kalmanet' do. Take one, or another predictor."
+            )
+        if self.eidetic and self.predictor == "state" and self.mixer == "none":
+            raise ValueError(
+                "predictor='state' came with mixer='none': there is no state to read. Try 'conv'."
+            )
+
+    def _check_effects(self) -> None:
+        """Refuse what is set and would do nothing."""
+        for reason, absent, names in EFFECTS:
+            if not absent(self):
+                continue
+            for name in names:
+                value, default = getattr(self, name), self._default(name)
+                if value != default:
+                    raise ValueError(
+                        f"{name}={value!r} came with {reason}, where it has no effect; leave it out "
+                        f"({name}={default!r})."
+                    )
+
+    def _default(self, name: str) -> Any:
+        """What an option is when it is left out."""
+        filled = {
+            "kv_heads": self.heads,
+            "head_dim": self.head_dim if self.d_model % self.heads else self.d_model // self.heads,
+            "chunk": max(1, self.window),
+        }
+        return filled[name] if name in filled else type(self).__dataclass_fields__[name].default
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values, from which `BMojoConfig(**values)` makes the same configuration."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from bmojo.backends import state_dtype
 from bmojo.config import BMojoConfig
 from bmojo.convolution import CausalConv
-from bmojo.eidetic.predictor import PREDICTORS, attach
-from bmojo.fading import make_mixer
+from bmojo.eidetic.predictor import attach
+from bmojo.eidetic.predictors import PREDICTORS
+from bmojo.fading import Innovative, make_mixer
 from bmojo.passes import Stored, piece_of, step_of
 from bmojo.projections import Projections
 from bmojo.state import BMojoState, KeyValueRing
@@ -80,10 +81,15 @@ class BMojo(Projections):
 
     def _make_eidetic(self) -> None:
         config = self.config
-        self.predictor = PREDICTORS[config.predictor](config, self.mixer)
+        if config.predictor == "residual" and not isinstance(self.mixer, Innovative):
+            raise ValueError(
+                f"predictor='residual' came with mixer={config.mixer!r}, which does not tell what its state "
+                "failed to predict. Give it a method `innovations`, or choose another predictor."
+            )
+        self.predictor: Any = PREDICTORS[config.predictor](config)
         self.threshold: float | None = None
-        if config.rule == "threshold":
-            channels = len(self.predictor.score.log_variance)
+        if config.false_alarm is not None:
+            channels = self.predictor.score.log_variance.numel()
             self.threshold = chi_squared_quantile(config.false_alarm, channels)
         if config.write_gate:
             self.gate = nn.Linear(config.d_model, 1)
@@ -94,6 +100,11 @@ class BMojo(Projections):
     def steps(self) -> dict[str, int]:
         """`window`, and the tokens `chunk` between two changes of the eidetic set."""
         return {"window": self.config.window, "chunk": cast(int, self.config.chunk)}
+
+    @property
+    def listens(self) -> bool:
+        """Whether the innovations are the mixer's own."""
+        return self.config.eidetic > 0 and self.config.predictor == "residual"
 
     def init_state(self, batch: int, *, eidetic: int | None = None) -> BMojoState:
         """The state before the first token.

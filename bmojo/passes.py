@@ -59,7 +59,11 @@ def piece_of(layer: BMojo, u: Tensor, state: BMojoState | None, retrieved: Store
     position = torch.arange(start, start + u.shape[1], device=u.device)
     fading, innovations = None, None
     if layer.mixer is not None:
-        fading, updates["mixer"] = layer.mixer(u, None if state is None else state.mixer)
+        past = None if state is None else state.mixer
+        if layer.listens:
+            fading, updates["mixer"], innovations = layer.mixer.innovations(u, past)
+        else:
+            fading, updates["mixer"] = layer.mixer(u, past)
     worth = None
     if config.eidetic:
         past = None if state is None else state.predictor
@@ -202,7 +206,7 @@ def step_of(
     position = torch.full((1,), start, device=u.device)
     fading, innovations, worth, read = None, None, None, None
     if layer.mixer is not None:
-        fading, updates["mixer"] = _mixed(layer.mixer, u, state.mixer)
+        fading, updates["mixer"], innovations = _mixed(layer, u, state.mixer)
     if config.eidetic:
         worth = judged(
             layer,
@@ -220,11 +224,21 @@ def step_of(
     return output, replace(state, position=start + 1, **updates)
 
 
-def _mixed(mixer: Any, u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _mixed(
+    layer: BMojo, u: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+    """Fading token (B, D), the mixer's state, and its innovations (B, 1, H, V) where they are asked for."""
+    mixer = layer.mixer
+    if layer.listens and hasattr(mixer, "innovations_step"):
+        fading, state, innovations = mixer.innovations_step(u, state)
+        return fading, state, innovations.unsqueeze(1)
+    if layer.listens:
+        fading, state, innovations = mixer.innovations(u.unsqueeze(1), state)
+        return fading.squeeze(1), state, innovations
     if hasattr(mixer, "step"):
-        return mixer.step(u, state)
+        return *mixer.step(u, state), None
     fading, state = mixer(u.unsqueeze(1), state)
-    return fading.squeeze(1), state
+    return fading.squeeze(1), state, None
 
 
 def _read_one(

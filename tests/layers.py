@@ -14,10 +14,38 @@ from torch import Tensor, nn
 
 from bmojo import BMojo, BMojoConfig, BMojoState
 
-__all__ = ["configs", "in_pieces", "perturbed", "stepped", "tensors_of", "tokens"]
+__all__ = [
+    "configs",
+    "effective",
+    "in_pieces",
+    "perturbed",
+    "predictors_of",
+    "stepped",
+    "tensors_of",
+    "tokens",
+]
 
 RULES = ("top", "threshold", "fifo", "random", "norm")
-MIXERS = ("none", "lti", "mamba2")
+MIXERS = ("none", "lti", "mamba", "mamba2", "gated_deltanet", "gated_kalmanet")
+PREDICTORS = ("conv", "state", "kalman", "residual")
+
+
+def predictors_of(mixer: str) -> tuple[str, ...]:
+    """Predictors that a layer with this mixer can have."""
+    told = mixer.startswith("gated")
+    return tuple(p for p in PREDICTORS if {"state": mixer != "none", "residual": told}.get(p, True))
+
+
+def effective(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without those that would have no effect, which a configuration refuses."""
+    idle: set[str] = set() if options["rule"] == "threshold" else {"false_alarm"}
+    if options["eidetic"] == 0:
+        idle |= {"chunk", "rule", "false_alarm", "predictor", "eidetic_norm", "write_gate"}
+    if options["mixer"] == "none":
+        idle |= {"state_size", "tie_projections", "fading_readout"}
+    if not options["rotary"] or (options["mixer"] == "none" and options["eidetic"] == 0):
+        idle.add("eidetic_position")
+    return {name: value for name, value in options.items() if name not in idle}
 
 
 @st.composite
@@ -45,7 +73,9 @@ def configs(draw: st.DrawFn, **fixed: Any) -> BMojoConfig:
         "write_gate": draw(st.booleans()),
     }
     groups = [g for g in (1, 2, 4) if fixed.get("heads", options["heads"]) % g == 0]
-    return BMojoConfig(**options | {"kv_heads": draw(st.sampled_from(groups))} | fixed)
+    options |= {"kv_heads": draw(st.sampled_from(groups))} | fixed
+    options["predictor"] = draw(st.sampled_from(predictors_of(options["mixer"])))
+    return BMojoConfig(**effective(options))
 
 
 def perturbed(config: BMojoConfig, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> BMojo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import bmojo_kernels as bk
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from bmojo.backends import backend_of, state_dtype
 
-__all__ = ["PREDICTORS", "ConvPredictor", "Evidence", "InnovationScore", "attach"]
+__all__ = ["ConvPredictor", "Evidence", "InnovationScore", "PredictorState", "attach", "previous"]
 
 PredictorState = tuple[Tensor, ...]
 
@@ -39,8 +38,8 @@ class InnovationScore(nn.Module):
 
     $$L = \tfrac12 \operatorname{mean}_{t,i}\big(e_{t,i}^2 / r_i + \log r_i\big)$$
 
-    is the negative logarithm of a Gaussian likelihood: its minimum over $r_i = e^{\rho_i}$ is the innovations'
-    own variance. It is a parameter, not a running mean: a pass changes nothing and can be computed again.
+    is the negative logarithm of a Gaussian likelihood: its minimum over $r_i = e^{\rho_i}$ is the variance of
+    innovations. It is a parameter, not a running mean: a pass changes nothing and can be computed again.
 
     Parameters
     ----------
@@ -62,12 +61,16 @@ class InnovationScore(nn.Module):
     def forward(self, error: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores (B, T), without gradient, and the mean code length, for innovations (B, T, channels).
 
-        `weight` (broadcast like them) is what the predictor knows of the variance itself, `r_i / weight`.
+        A `weight` of the same shape says that the variance at a token is `r_i / weight`.
         """
+        error = error.to(state_dtype(error.dtype))
         log_variance = self.log_variance.to(error.dtype)
         squared = error.square() * torch.exp(-log_variance)
-        squared = squared if weight is None else squared * weight
-        return squared.detach().sum(-1), 0.5 * (squared.mean() + log_variance.mean())
+        if weight is None:
+            return squared.detach().sum(-1), 0.5 * (squared.mean() + log_variance.mean())
+        squared = squared * weight
+        length = squared.mean() + log_variance.mean() - torch.log(weight).mean()
+        return squared.detach().sum(-1), 0.5 * length
 
 
 class ConvPredictor(nn.Module):
@@ -110,14 +113,13 @@ class ConvPredictor(nn.Module):
         self, u: Tensor, state: PredictorState | None = None, *, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, PredictorState]:
         """Innovations (B, T, D) of tokens `u` (B, T, D), and the last tokens."""
-        weight = F.pad(self.weight, (0, 1)).to(u.dtype)
+        weight, bias = F.pad(self.weight, (0, 1)).to(u.dtype), self.bias.to(u.dtype)
+        past = None if state is None else state[0].to(u.dtype)
+        if past is not None and u.shape[1] == 1:
+            predicted, tail = bk.causal_conv1d_step(u[:, 0], weight, bias, state=past)
+            return u - predicted.unsqueeze(1), (tail,)
         predicted, tail = bk.causal_conv1d(
-            u,
-            weight,
-            self.bias.to(u.dtype),
-            initial_state=None if state is None else state[0].to(u.dtype),
-            cu_seqlens=cu_seqlens,
-            backend=backend_of(u),
+            u, weight, bias, initial_state=past, cu_seqlens=cu_seqlens, backend=backend_of(u)
         )
         return u - predicted, (tail,)
 
@@ -126,10 +128,24 @@ class ConvPredictor(nn.Module):
     ) -> tuple[Tensor, Tensor, PredictorState]:
         """Scores (B, T), the loss (a scalar of shape () that carries gradient), and the new state."""
         error, state = self.errors(seen.tokens, state, cu_seqlens=cu_seqlens)
-        return *self.score(error.to(state_dtype(error.dtype))), state
+        return *self.score(error), state
 
 
-PREDICTORS: dict[str, Any] = {"conv": lambda config, mixer: ConvPredictor(config.d_model)}
+def previous(x: Tensor, tail: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What came a token earlier, (B, T, C), zero before the first; and the last one, (B, 1, C).
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, T, C)
+    tail : Tensor, shape (B, 1, C), optional
+    cu_seqlens : Tensor, shape (S + 1,), optional
+    """
+    if cu_seqlens is None:
+        front = x.new_zeros(len(x), 1, x.shape[2]) if tail is None else tail.to(x.dtype)
+        return torch.cat([front, x[:, :-1]], dim=1), x[:, -1:].clone()
+    delay = x.new_tensor([1.0, 0.0]).expand(x.shape[2], 2)
+    tail = None if tail is None else tail.to(x.dtype)
+    return bk.causal_conv1d(x, delay, initial_state=tail, cu_seqlens=cu_seqlens, backend=backend_of(x))
 
 
 class _Attached(torch.autograd.Function):

@@ -6,16 +6,33 @@ from collections.abc import Callable
 
 from torch import nn
 
+from bmojo.fading.associative import GatedDeltaNet, GatedKalmaNet
 from bmojo.fading.lti import LTI
+from bmojo.fading.mamba import Mamba
 from bmojo.fading.mamba2 import Mamba2
 from bmojo.fading.protocol import Innovative, Mixer, MixerState
 
-__all__ = ["LTI", "MIXERS", "Innovative", "Mamba2", "Mixer", "MixerState", "make_mixer", "register_mixer"]
+__all__ = [
+    "LTI",
+    "MIXERS",
+    "GatedDeltaNet",
+    "GatedKalmaNet",
+    "Innovative",
+    "Mamba",
+    "Mamba2",
+    "Mixer",
+    "MixerState",
+    "make_mixer",
+    "register_mixer",
+]
 
 Factory = Callable[[int, int, int], nn.Module]  # of d_model, heads, state_size
 
 MIXERS: dict[str, Factory] = {
     "mamba2": Mamba2,
+    "mamba": lambda d_model, heads, state_size: Mamba(d_model, state_size),
+    "gated_deltanet": GatedDeltaNet,
+    "gated_kalmanet": GatedKalmaNet,
     "lti": lambda d_model, heads, state_size: LTI(d_model, d_model, state_size),
 }
 

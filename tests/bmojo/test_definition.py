@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmojo import BMojoConfig
-from tests.layers import MIXERS, RULES, configs, perturbed, tokens
+from tests.layers import MIXERS, RULES, configs, effective, perturbed, predictors_of, tokens
 from tests.oracles.dense_bmojo import dense_bmojo
 from tests.strategies import seeds
 from tests.tolerances import assert_close
@@ -43,20 +41,16 @@ def test_any_options(config, length, stored, seed):
     check(config, length=length, stored=stored, seed=seed)
 
 
-@pytest.mark.parametrize(("mixer", "rule"), list(itertools.product(MIXERS, RULES)))
-def test_every_mixer_with_every_rule(mixer, rule):
-    config = BMojoConfig(
-        d_model=8,
-        heads=2,
-        window=4,
-        chunk=3,
-        mixer=mixer,
-        state_size=3,
-        eidetic=4,
-        rule=rule,
-        false_alarm=0.5,
-    )
-    check(config, length=26, seed=1)
+COMBINATIONS = [(m, p, r) for m in MIXERS for p in predictors_of(m) for r in RULES]
+
+
+@pytest.mark.parametrize(("mixer", "predictor", "rule"), COMBINATIONS)
+def test_every_mixer_predictor_and_rule(mixer, predictor, rule):
+    options = {
+        "d_model": 8, "heads": 2, "window": 4, "chunk": 3, "mixer": mixer, "state_size": 3, "eidetic": 4,
+        "rule": rule, "false_alarm": 0.5, "predictor": predictor, "rotary": True,
+    }  # fmt: skip
+    check(BMojoConfig(**effective(options)), length=26, seed=1)
 
 
 @given(config=configs(eidetic=2), budget=st.integers(1, 12), seed=seeds)
@@ -66,7 +60,7 @@ def test_any_budget_of_the_state(config, budget, seed):
 
 @given(length=st.integers(1, 80), seed=seeds)
 def test_a_mixer_alone(length, seed):
-    for mixer in ("mamba2", "lti"):
+    for mixer in MIXERS[1:]:
         check(
             BMojoConfig(d_model=8, heads=2, window=0, eidetic=0, mixer=mixer, state_size=5),
             length=length,

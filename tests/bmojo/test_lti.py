@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bmojo.fading import LTI
 from bmojo.fading.lti import lti_states
 from tests.layers import in_pieces, tokens
-from tests.oracles.dense_bmojo import schur_matrix
+from tests.oracles.dense_mixers import schur_matrix
 from tests.strategies import matrix_with_radius, seeds
 from tests.tolerances import assert_close
 

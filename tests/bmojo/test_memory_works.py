@@ -20,7 +20,7 @@ def by_hand(*, eidetic, rule="top"):
     The convolution binds a value to the key before it, the projections ask for keys and answer with values,
     and the predictor expects each token to come again, so that filler is no news.
     """
-    options = {"mixer": "none", "qk_norm": False, "rotary": False, "short_conv": 2, "fading_readout": "none"}
+    options = {"mixer": "none", "qk_norm": False, "rotary": False, "short_conv": 2}
     layer = BMojo(BMojoConfig(d_model=V, heads=1, window=2, eidetic=eidetic, rule=rule, **options)).eval()
     with torch.no_grad():
         layer.short_conv.weight.copy_(torch.tensor([2.0, 1.0]).expand(V, 2))

@@ -13,18 +13,20 @@ from jaxtyping import Float
 from scipy.stats import chi2
 
 from bmojo import BMojo
+from tests.oracles.dense_mixers import (
+    MIXER_LOOPS,
+    Parameters,
+    convolved,
+    kalman_errors,
+    rms_norm,
+    sigmoid,
+)
 
-__all__ = ["Dense", "dense_bmojo", "lti_loop", "mamba2_loop", "rotated", "schur_matrix"]
+__all__ = ["Dense", "dense_bmojo", "rotated"]
 
 Tokens = Float[np.ndarray, "T D"]
-Inputs = Float[np.ndarray, "T m"]
-Outputs = Float[np.ndarray, "T p"]
-StateMatrix = Float[np.ndarray, "n n"]
-Vector = Float[np.ndarray, " D"]
 Head = Float[np.ndarray, " d"]
-Taps = Float[np.ndarray, "D K"]
 Retrieved = Float[np.ndarray, "R G d"]
-Parameters = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -52,29 +54,6 @@ class Key:
     bias: float
 
 
-def sigmoid(x: float) -> float:
-    return float(1 / (1 + np.exp(-x)))
-
-
-def silu(x: Vector) -> Vector:
-    return x / (1 + np.exp(-x))
-
-
-def rms_norm(x: Vector, weight: Vector, eps: float) -> Vector:
-    return x / np.sqrt(np.mean(x * x) + eps) * weight
-
-
-def convolved(weight: Taps, bias: Vector, u: Tokens) -> Tokens:
-    """Outputs that see the current token by the last tap and those before it, each tap by hand."""
-    y = np.empty_like(u)
-    for t in range(len(u)):
-        y[t] = bias
-        for k in range(weight.shape[1]):
-            if t - k >= 0:
-                y[t] = y[t] + weight[:, -1 - k] * u[t - k]
-    return y
-
-
 def rotated(x: Head, position: int) -> Head:
     """Component `i` and its partner half a head away are one complex number, turned by `position * f_i`."""
     half = len(x) // 2
@@ -83,58 +62,6 @@ def rotated(x: Head, position: int) -> Head:
         z = complex(x[i], x[i + half]) * np.exp(1j * position / 10_000.0 ** (2 * i / len(x)))
         turned[i], turned[i + half] = z.real, z.imag
     return turned
-
-
-def schur_matrix(rho: Vector, theta: Vector, skew: Vector, upper: StateMatrix) -> StateMatrix:
-    """Two rows per parameter triple, and one for the last where the order is odd."""
-    A = np.triu(upper, k=1)
-    for block in range(len(rho)):
-        i, radius = 2 * block, np.tanh(rho[block])
-        if i + 1 == len(upper):
-            A[i, i] = radius
-            continue
-        turn = radius * np.exp(1j * theta[block])
-        A[i, i] = A[i + 1, i + 1] = turn.real
-        A[i, i + 1], A[i + 1, i] = turn.imag * np.exp(skew[block]), -turn.imag * np.exp(-skew[block])
-    return A
-
-
-def lti_loop(p: Parameters, u: Inputs) -> Outputs:
-    """`x[t+1] = A x[t] + B u[t]`, one sample at a time."""
-    A = schur_matrix(p["rho"], p["theta"], p["skew"], p["upper"])
-    x, y = np.zeros(len(A)), []
-    for sample in u:
-        y.append(p["C"] @ x + p["D"] @ sample)
-        x = A @ x + p["B"] @ sample
-    return np.array(y)
-
-
-def mamba2_loop(p: Parameters, u: Tokens) -> Tokens:
-    """The selective recurrence, one token and one head at a time."""
-    width, heads = u.shape[1], len(p["A_log"])
-    head_dim, N = width // heads, (len(p["conv.weight"]) - width) // 2
-    projected = u @ p["in_proj.weight"].T
-    z, xBC, dt = (
-        projected[:, :width],
-        projected[:, width : 2 * width + 2 * N],
-        projected[:, 2 * width + 2 * N :],
-    )
-    xBC = silu_rows(convolved(p["conv.weight"], p["conv.bias"], xBC))
-    h, f = np.zeros((heads, head_dim, N)), np.empty_like(u)
-    for t in range(len(u)):
-        x, B, C = xBC[t, :width], xBC[t, width : width + N], xBC[t, width + N :]
-        y = np.empty(width)
-        for k in range(heads):
-            part = slice(k * head_dim, (k + 1) * head_dim)
-            step = np.log1p(np.exp(dt[t, k] + p["dt_bias"][k]))
-            h[k] = np.exp(-step * np.exp(p["A_log"][k])) * h[k] + step * np.outer(x[part], B)
-            y[part] = h[k] @ C + p["D"][k] * x[part]
-        f[t] = p["out_proj.weight"] @ rms_norm(y * silu(z[t]), p["norm.weight"], 1e-5)
-    return f
-
-
-def silu_rows(x: Tokens) -> Tokens:
-    return np.array([silu(row) for row in x])
 
 
 def hashed(seed: int, position: int) -> float:
@@ -157,10 +84,11 @@ class Layer:
     def below(self, prefix: str) -> Parameters:
         return {name.removeprefix(prefix): v for name, v in self.all.items() if name.startswith(prefix)}
 
-    def fading(self, u: np.ndarray) -> np.ndarray:
+    def fading(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Fading tokens, and what the mixer's state failed to predict where it tells."""
         if self.config.mixer == "none":
-            return np.zeros_like(u)
-        return {"mamba2": mamba2_loop, "lti": lti_loop}[self.config.mixer](self.below("mixer."), u)
+            return np.zeros_like(u), None
+        return MIXER_LOOPS[self.config.mixer](self.below("mixer."), u)
 
     def projected(self, name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Queries (T, H, d), keys and values (T, G, d); queries and keys normed where that is asked for."""
@@ -180,17 +108,20 @@ class Layer:
         weight = self.all[f"{name}.weight"]
         return np.array([[rms_norm(head, weight, 1e-6) for head in token] for token in x])
 
-    def scores(self, u: np.ndarray) -> np.ndarray:
-        """Squared one-step prediction errors, each channel over its variance."""
-        weight, bias = self.all["predictor.weight"], self.all["predictor.bias"]
-        scores = np.empty(len(u))
-        for t in range(len(u)):
-            guess = bias.copy()
-            for k in range(1, weight.shape[1] + 1):
-                if t - k >= 0:
-                    guess = guess + weight[:, -k] * u[t - k]
-            scores[t] = np.sum((u[t] - guess) ** 2 / np.exp(self.all["predictor.score.log_variance"]))
-        return scores
+    def scores(self, u: np.ndarray, f: np.ndarray, innovations: np.ndarray | None) -> np.ndarray:
+        """Squared innovations, each channel over its variance."""
+        p, weights = self.below("predictor."), np.ones(1)
+        if self.config.predictor == "conv":
+            errors = u - convolved(np.hstack([p["weight"], 0 * p["weight"][:, :1]]), p["bias"], u)
+        elif self.config.predictor == "state":
+            before = np.vstack([np.zeros_like(f[:1]), f[:-1]])
+            errors = u - (before @ p["readout.weight"].T + p["readout.bias"])
+        elif self.config.predictor == "kalman":
+            errors, weights = kalman_errors(p, u, self.config.heads, 256.0)
+        else:
+            assert innovations is not None
+            errors = innovations.reshape(len(u), -1)
+        return np.sum(errors**2 * weights / np.exp(p["score.log_variance"]), axis=1)
 
     def log_gate(self, u: np.ndarray) -> np.ndarray:
         if not self.config.write_gate:
@@ -241,7 +172,7 @@ def dense_bmojo(
 ) -> Dense:
     """The layer along one sequence; `budget` is the places of its state."""
     self, config, w = Layer(layer), layer.config, layer.config.window
-    f = self.fading(u)
+    f, innovations = self.fading(u)
     if w == 0:
         return Dense(f, f, np.zeros(len(u)), [], np.zeros((len(u), config.heads, 0)))
     tokens = (
@@ -255,7 +186,7 @@ def dense_bmojo(
     scores, log_gate, sets = np.zeros(len(u)), np.zeros(len(u)), []
     if config.eidetic:
         log_gate = self.log_gate(u)
-        scores = self.scores(u) * np.exp(log_gate)
+        scores = self.scores(u, f, innovations) * np.exp(log_gate)
         sets = self.sets(u, scores, config.eidetic if budget is None else budget)
     names = ["window"] + ["fading"] * (fading is not None) + ["eidetic"] * (config.eidetic > 0)
     names += ["retrieved"] * (retrieved is not None)
