@@ -3,6 +3,7 @@
 from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
 from bmojo.storage.faiss import FaissStore
 from bmojo.storage.flat import FlatStore
+from bmojo.storage.memory import StoredMemory
 from bmojo.storage.milvus import MilvusStore
 from bmojo.storage.protocol import EideticStore, Found, Stream
 
@@ -15,5 +16,6 @@ __all__ = [
     "StorageError",
     "StorageWarning",
     "StoreAway",
+    "StoredMemory",
     "Stream",
 ]

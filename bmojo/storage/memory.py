@@ -1,0 +1,372 @@
+"""`StoredMemory`: what a layer keeps in a store, and what its queries find there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
+from bmojo.storage.protocol import EideticStore, Stream
+
+__all__ = ["Question", "Retrieved", "StoredMemory", "joint_softmax"]
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieved:
+    r"""Keys and values from storage, `r` for each query and head, without gradient.
+
+    Parameters
+    ----------
+    keys : Tensor, shape (B, T, H, r, d)
+    values : Tensor, shape (B, T, H, r, d_v)
+    bias : Tensor, shape (B, T, H, r)
+        Added to the logits: 0, or $-\infty$ where there is none, or one that the window still shows.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
+class Question:
+    """An answer that is being looked for in the background."""
+
+    def __init__(self, memory: StoredMemory, answer: Future[Retrieved | None]) -> None:
+        self._memory, self._answer = memory, answer
+
+    def result(self) -> Retrieved | None:
+        """The answer, once it is there; `None` where the store is away or nothing was stored."""
+        found = self._answer.result()
+        self._memory.say()
+        return found
+
+
+class StoredMemory:
+    r"""The fourth memory of a layer: a store, its streams, and a thread between the two.
+
+    What leaves the eidetic set at a chunk's start is handed over with `keep`, the chunk's queries with `ask`;
+    both return at once. A background thread moves rows off the device, appends them, and searches, chunk by
+    chunk, while the layer computes its other memories; `Question.result` waits for what is left. The answer
+    joins the layer's one softmax by `joint_softmax`.
+
+    Each sequence of a batch has a stream of its own. How many rows it has belongs to the sequence's state
+    (`begin` tells the first such count), and a query sees no more rows than that: going on from an older
+    state, or computing a piece once more, gives what it gave before, whatever was stored since. Gradients stop
+    at the store.
+
+    While the store is away the layer goes on without retrieval; that is said once, by a `StorageWarning`, and
+    so is its return. Rows that a store does not take meanwhile are counted in `lost`.
+
+    Parameters
+    ----------
+    store : EideticStore
+        May serve several layers.
+    layer : int
+        Number of the layer in the model.
+    read : int
+        Rows `r` that each query finds, per head.
+    entries : sequence of int, optional
+        Number of the stream of each sequence of the batch; 0, 1, 2, ... when left out.
+    anew : bool
+        A sequence that begins writes its stream from the first row on. `False`: it finds what the stream has,
+        and goes on behind it, a memory over many sequences.
+    floor : float
+        Priority below which what leaves the set is not stored.
+
+    Raises
+    ------
+    StorageError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from bmojo.storage import FlatStore, StoredMemory
+    >>> keys = torch.eye(4).view(1, 4, 1, 4)  # four rows of one head
+    >>> with tempfile.TemporaryDirectory() as folder, FlatStore(f"{folder}/memory") as store:
+    ...     memory = StoredMemory(store, read=1)
+    ...     first = memory.begin(1)
+    ...     end = memory.keep(first, torch.tensor([[0, -1, 2]]), keys, 5 * keys, torch.arange(4)[None])
+    ...     found = memory.ask(keys[:, 2:3], end[:, None], end[:, None] * 0 + 9).result()
+    ...     memory.close()
+    >>> end.tolist(), found.keys.flatten().tolist(), found.values.flatten().tolist()
+    ([2], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 5.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        store: EideticStore,
+        *,
+        layer: int = 0,
+        read: int = 8,
+        entries: Sequence[int] | None = None,
+        anew: bool = True,
+        floor: float = -torch.inf,
+    ) -> None:
+        if read < 1 or layer < 0:
+            raise StorageError(f"StoredMemory: read={read}, layer={layer} came; at least 1 and 0 are needed.")
+        self.store, self.layer, self.read, self.anew, self.floor = store, layer, read, anew, floor
+        self.entries = None if entries is None else list(entries)
+        self.lost = 0
+        self._missing: dict[Stream, list[tuple[int, int]]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"storage of layer {layer}")
+        self._kept: list[Future[None]] = []
+        self._reason: str | None = None
+        self._said = False
+
+    def begin(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Rows that each sequence's stream counts at its beginning.
+
+        Parameters
+        ----------
+        batch : int
+        device : torch.device, optional
+
+        Returns
+        -------
+        count : Tensor of int64, shape (B,)
+        """
+        if self.anew:
+            return torch.zeros(batch, dtype=torch.int64, device=device)
+        counts = [self.store.rows(stream) for stream in self._streams(batch)]
+        return torch.tensor(counts, dtype=torch.int64, device=device)
+
+    def keep(self, count: Tensor, rows: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+        """Store rows of a pool, in the background.
+
+        Parameters
+        ----------
+        count : Tensor of int64, shape (B,)
+            Rows that were stored before.
+        rows : Tensor of int64, shape (B, N)
+            Which rows of the pool, in the order in which they are stored; -1 is none.
+        keys : Tensor, shape (B, P, G, d)
+        values : Tensor, shape (B, P, G, d_v)
+        positions : Tensor of int64, shape (B, P)
+            Of the pool's tokens.
+
+        Returns
+        -------
+        count : Tensor of int64, shape (B,)
+            Rows stored now.
+
+        Raises
+        ------
+        StorageError
+            What went wrong in the background since the last call.
+        """
+        self._check()
+        streams = self._streams(len(rows))
+        if rows.shape[1]:
+            x = [part.detach() for part in (count, rows, keys, values, positions)]
+            self._kept.append(self._thread.submit(self._append, streams, _ready(keys), *x))
+        return count + (rows >= 0).sum(1)
+
+    def ask(self, queries: Tensor, limit: Tensor, newest: Tensor) -> Question:
+        """Look for the best rows of each query, in the background.
+
+        Parameters
+        ----------
+        queries : Tensor, shape (B, T, H, d)
+        limit : Tensor of int64, shape (B, T)
+            How many rows of its stream each query sees; neighbours with the same number are asked together.
+        newest : Tensor of int64, shape (B, T)
+            Position up to which it sees them: what is younger stands in the window.
+
+        Returns
+        -------
+        Question
+
+        Raises
+        ------
+        StorageError
+            What went wrong in the background since the last call.
+        """
+        self._check()
+        streams, x = self._streams(len(queries)), [part.detach() for part in (queries, limit, newest)]
+        return Question(self, self._thread.submit(self._search, streams, _ready(queries), *x))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return once all that was kept is committed by the store.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+        """
+        while self._kept:
+            self._kept.pop(0).result(timeout)
+        self.store.flush(timeout)
+
+    def close(self) -> None:
+        """Hand over what waits and end the thread; the store stays open."""
+        self._thread.shutdown()
+        self._check()
+
+    def say(self) -> None:
+        """Warn once that the store is away, and once that it is back."""
+        reason, said = self._reason, self._said
+        if reason is not None and not said:
+            self._said = True
+            warnings.warn(
+                f"layer {self.layer} goes on without retrieval: {reason}", StorageWarning, stacklevel=3
+            )
+        elif reason is None and said:
+            self._said = False
+            warnings.warn(
+                f"layer {self.layer}: the store is back"
+                + (f"; {self.lost} rows were not stored meanwhile." if self.lost else "."),
+                StorageWarning,
+                stacklevel=3,
+            )
+
+    def _streams(self, batch: int) -> list[Stream]:
+        entries = list(range(batch)) if self.entries is None else self.entries
+        if len(entries) != batch:
+            raise StorageError(
+                f"StoredMemory: a batch of {batch} came; entries= names the streams of {len(entries)}."
+            )
+        return [Stream(self.layer, entry) for entry in entries]
+
+    def _check(self) -> None:
+        """Raise what went wrong in the background."""
+        while self._kept and self._kept[0].done():
+            self._kept.pop(0).result()
+
+    def _append(self, streams: list[Stream], ready: Any, *tensors: Tensor) -> None:
+        """Append the rows of each sequence: in the background thread."""
+        if ready is not None:
+            ready.synchronize()
+        counts, rows, keys, values, positions = tensors
+        counts, rows = counts.cpu(), rows.cpu()
+        for entry, stream in enumerate(streams):
+            chosen = rows[entry][rows[entry] >= 0]
+            first, there = int(counts[entry]), chosen.to(keys.device)
+            self._forget(stream, first)
+            if not len(chosen):
+                continue
+            try:
+                self.store.append(
+                    stream,
+                    keys[entry].index_select(0, there),
+                    values[entry].index_select(0, there),
+                    positions[entry].index_select(0, there),
+                    first=self._place(stream, first),
+                )
+            except StoreAway as error:
+                self._reason = str(error)
+                self._missing.setdefault(stream, []).append((first, first + len(chosen)))
+                self.lost += len(chosen)
+
+    def _search(self, streams: list[Stream], ready: Any, *tensors: Tensor) -> Retrieved | None:
+        """Search for each run of queries with one limit: in the background thread."""
+        if ready is not None:
+            ready.synchronize()
+        queries, limits, newest = (x.cpu() for x in tensors)
+        found: list[list[Any]] = []
+        try:
+            for entry, stream in enumerate(streams):
+                found.append([])
+                values, lengths = limits[entry].unique_consecutive(return_counts=True)
+                parts = queries[entry].split(lengths.tolist())
+                for part, limit in zip(parts, values.tolist(), strict=True):
+                    limit = self._place(stream, limit)
+                    answer = self.store.search(stream, part, self.read, limit=limit) if limit else None
+                    found[-1].append((len(part), answer))
+        except StoreAway as error:
+            self._reason = str(error)
+            return None
+        self._reason = None
+        return _assembled(found, queries.shape[2], self.read, newest, tensors[0])
+
+    def _place(self, stream: Stream, ordinal: int) -> int:
+        """Where the store has what would be at `ordinal` had it taken every row."""
+        gaps = self._missing.get(stream, ())
+        return ordinal - sum(max(0, min(end, ordinal) - first) for first, end in gaps)
+
+    def _forget(self, stream: Stream, first: int) -> None:
+        """A sequence that goes on from an older state has not lost yet what it lost later."""
+        gaps = self._missing.get(stream)
+        if gaps:
+            self._missing[stream] = [(low, min(high, first)) for low, high in gaps if low < first]
+
+
+def joint_softmax(out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieved, *, scale: float) -> Tensor:
+    r"""One softmax over what attention has read and what storage has given.
+
+    With the attention's own output `o` and the logarithm `L` of its normalizer,
+
+    $$o'_t = p_0\, o_t + \sum_j p_j v_j, \qquad
+    p = \operatorname{softmax}\big(L_t, \; \sigma q_t^\top k_1 + b_1, \; \dots\big)$$
+
+    is what one softmax over all keys gives.
+
+    Parameters
+    ----------
+    out : Tensor, shape (B, T, H, d_v)
+    lse : Tensor, shape (B, T, H)
+        $-\infty$ where a query saw nothing.
+    queries : Tensor, shape (B, T, H, d)
+    retrieved : Retrieved
+    scale : float
+        $\sigma$.
+
+    Returns
+    -------
+    out : Tensor, shape (B, T, H, d_v)
+        It carries the gradient of `out`, `lse` and `queries`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.storage.memory import Retrieved, joint_softmax
+    >>> found = Retrieved(torch.ones(1, 1, 1, 2, 4), torch.ones(1, 1, 1, 2, 4), torch.zeros(1, 1, 1, 2))
+    >>> nothing = torch.zeros(1, 1, 1, 4)
+    >>> joint_softmax(nothing, torch.zeros(1, 1, 1), nothing, found, scale=0.5)
+    tensor([[[[0.6667, 0.6667, 0.6667, 0.6667]]]])
+    """
+    kind = lse.dtype
+    logits = (retrieved.keys.to(kind) @ queries.to(kind).unsqueeze(-1)).squeeze(-1) * scale
+    logits = torch.cat([lse.unsqueeze(-1), logits + retrieved.bias.to(kind)], dim=-1)
+    weights = logits.softmax(dim=-1)
+    read = (weights[..., 1:].unsqueeze(-2) @ retrieved.values.to(kind)).squeeze(-2)
+    return (weights[..., :1] * out + read).to(out.dtype)
+
+
+def _ready(x: Tensor) -> Any:
+    """An event after which another thread may read what the device computes now; `None` on the CPU."""
+    if x.device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def _assembled(
+    found: list[list[Any]], heads: int, count: int, newest: Tensor, like: Tensor
+) -> Retrieved | None:
+    """Answers for runs of queries as one for all of them, in the dtype and on the device of the queries."""
+    answers = [answer for runs in found for _, answer in runs if answer is not None]
+    if not answers:
+        return None
+    widths = answers[0].keys.shape[-1], answers[0].values.shape[-1]
+    shape = (*newest.shape, heads, count)
+    keys, values = (torch.zeros(*shape, width, dtype=torch.float16) for width in widths)
+    bias = torch.full(shape, -torch.inf)
+    for entry, runs in enumerate(found):
+        begin = 0
+        for length, answer in runs:
+            part = (entry, slice(begin, begin + length))
+            if answer is not None:
+                keys[part], values[part] = answer.keys, answer.values
+                seen = (answer.ordinals >= 0) & (answer.positions <= newest[part].view(-1, 1, 1))
+                bias[part].masked_fill_(seen, 0.0)
+            begin += length
+    moved = [x.to(like.device, like.dtype) for x in (keys, values, bias)]
+    return Retrieved(moved[0], moved[1], moved[2])
