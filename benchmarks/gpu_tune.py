@@ -71,11 +71,9 @@ def linear_choices() -> Iterator[Choice]:
 
 def selective_choices() -> Iterator[Choice]:
     kernels = module("selective_scan")
-    yield Choice("shipped", {}, (8,), (3,))
-    for stride, channels in itertools.product((16, 32, 64, 128), (16, 32, 64)):
-        patches = {"_options": merged(kernels._options, CHANNELS=channels), "GPU_STRIDE": stride}
-        warps = (1, 2, 4) if stride * channels <= 1024 else (4, 8)
-        yield Choice(f"{stride} x {channels}", patches, warps, (3,))
+    yield Choice("shipped", {}, (1, 2), (3,))
+    for steps in (1, 2, 4, 8):
+        yield Choice(f"{steps} steps", {"_options": merged(kernels._options, STEPS=steps)}, (1, 2, 4), (3,))
 
 
 def ssd_choices() -> Iterator[Choice]:
@@ -109,10 +107,11 @@ def convolution_choices() -> Iterator[Choice]:
 
 def attention_choices() -> Iterator[Choice]:
     kernels = module("memory_attention")
-    yield Choice("shipped", {}, (8,), (1, 2, 3))
-    for queries, keys in ((128, 64), (64, 64), (128, 32), (64, 32), (128, 128)):
+    yield Choice("shipped", {}, (4, 8), (1, 2, 3))
+    for queries, keys in ((128, 64), (64, 64), (64, 32), (32, 64), (64, 128), (128, 128)):
         sizes = merged(kernels._sizes, QUERIES=queries, KEYS=keys)
-        yield Choice(f"{queries} x {keys}", {"_sizes": sizes}, (4, 8), (1, 2, 3))
+        warps = (8,) if queries * keys > 8192 else (4, 8)
+        yield Choice(f"{queries} x {keys}", {"_sizes": sizes}, warps, (1, 2, 3))
 
 
 def kalman_choices() -> Iterator[Choice]:

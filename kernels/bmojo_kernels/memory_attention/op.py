@@ -74,7 +74,7 @@ def memory_attention(
     retrieved : tuple of Tensor, shapes (B, R, G, d), (B, R, G, d_v) and, optional, (B, R)
         Keys and values that every query sees, and what is added to their logits ($-\infty$ hides one).
     scale : float, optional
-        $\sigma$; $d^{-1/2}$ when left out.
+        $\sigma > 0$; $d^{-1/2}$ when left out.
     start : int
         Position of the first query.
     cu_seqlens : Tensor of int32 or int64, shape (sequences + 1,), optional
@@ -115,7 +115,7 @@ def memory_attention(
     k, v, fading, eidetic, retrieved, q_fading, q_eidetic, q_retrieved = _in_one_dtype(
         q, k, v, fading, eidetic, retrieved, q_fading, q_eidetic, q_retrieved
     )
-    _check_numbers(window, chunk, start)
+    _check_numbers(window, chunk, start, scale)
     _check_keys(q, k, v, fading, eidetic, retrieved)
     _check_queries(q, q_fading=q_fading, q_eidetic=q_eidetic, q_retrieved=q_retrieved)
     _check_kinds(q, k, v, *(fading or ()), *(eidetic or ()), *(retrieved or ()), eidetic_bias,
@@ -155,7 +155,7 @@ def _shapes(**tensors: Any) -> str:
     return ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
 
 
-def _check_numbers(window: int, chunk: int, start: int) -> None:
+def _check_numbers(window: int, chunk: int, start: int, scale: float | None) -> None:
     if window < 1 or not 1 <= chunk <= window:
         raise ValueError(
             f"memory_attention: window={window}, chunk={chunk} came; 1 <= chunk <= window is needed, so that "
@@ -163,6 +163,8 @@ def _check_numbers(window: int, chunk: int, start: int) -> None:
         )
     if start < 0:
         raise ValueError(f"memory_attention: start={start} came; positions count from 0.")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"memory_attention: scale={scale} came; a positive number is needed.")
 
 
 def _check_keys(q: Any, k: Any, v: Any, fading: Any, eidetic: Any, retrieved: Any) -> None:

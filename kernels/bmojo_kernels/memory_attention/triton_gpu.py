@@ -114,7 +114,7 @@ def _meet_back(
 
 @triton.jit
 def _parts(low, high, full_low, full_high, SIZE: tl.constexpr):
-    """Tiles of [low, high): at the edges, and of those before the inside; tiles inside [full_low, full_high)."""
+    """Tiles of [low, high): how many hold what is hidden, how many of them come first, how many are whole."""
     left = tl.cdiv(tl.maximum(tl.minimum(full_low, high) - low, 0), SIZE)
     inner = low + left * SIZE
     count = tl.maximum(tl.minimum(full_high, high) - inner, 0) // SIZE
@@ -552,7 +552,7 @@ SIZES = {
     ("sm_80", "bfloat16", 256): ((64, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1)),
     ("sm_80", "float32", 64): ((32, 32, 4, 2), (16, 32, 4, 1), (32, 32, 8, 1)),
     ("sm_80", "float32", 128): ((16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
-    ("sm_90", "bfloat16", 64): ((128, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
+    ("sm_90", "bfloat16", 64): ((64, 64, 4, 3), (64, 64, 4, 3), (32, 64, 4, 1)),
     ("sm_90", "bfloat16", 128): ((64, 64, 8, 2), (64, 32, 8, 1), (64, 32, 8, 1)),
     ("sm_90", "bfloat16", 256): ((32, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1)),
     ("sm_90", "float32", 64): ((32, 32, 4, 2), (32, 32, 8, 1), (32, 32, 8, 1)),

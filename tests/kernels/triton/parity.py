@@ -188,6 +188,10 @@ def test_selective_scan_in_bfloat16_and_packed():
     selective_case(1, 21, 35, 2, torch.float32, PACKED)
 
 
+def test_selective_scan_of_many_states():
+    selective_case(2, 6, 3, 70, torch.float32)
+
+
 def test_selective_scan_extreme_steps():
     steps = numbers(1, LONG, 3, low=0.0)
     steps[:, ::5], steps[:, 1::5] = 1e4, 0
