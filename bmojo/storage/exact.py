@@ -11,8 +11,9 @@ from bmojo.storage.protocol import Found, Rows
 
 __all__ = ["exact_top", "found_rows"]
 
-SCORES = 1 << 22  # scores held at a time, in numbers
-QUERIES = 256
+BLOCK = 4096  # rows whose keys are held in float32 at a time: what a processor's cache has room for
+READERS = 2048  # queries times heads that are answered at a time
+GROUP = 64  # scores of which the largest is looked at first
 
 
 def exact_top(pieces: Sequence[Rows], queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -43,28 +44,27 @@ def exact_top(pieces: Sequence[Rows], queries: Tensor, count: int) -> tuple[Tens
     >>> exact_top([rows], torch.tensor([[[0.0, 2.0, 1.0]]]), 2)
     (tensor([[[2., 1.]]]), tensor([[[11, 12]]]))
     """
-    if not len(queries):
-        return queries.new_empty(0, queries.shape[1], count), torch.empty(0, queries.shape[1], count).long()
-    parts = [_top(pieces, part, count) for part in queries.split(QUERIES)]
+    if not len(queries) or not pieces:
+        none = torch.full((*queries.shape[:2], count), -1)
+        return torch.full(none.shape, -torch.inf), none
+    parts = [_top(pieces, part, count) for part in queries.split(max(1, READERS // queries.shape[1]))]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def _top(pieces: Sequence[Rows], queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    n, heads, _ = queries.shape
-    scores = torch.full((n, heads, count), -torch.inf)
-    ordinals = torch.full((n, heads, count), -1)
-    size = max(256, SCORES // max(1, n * heads))
+    n, groups = len(queries), pieces[0].shape[0]
+    readers = queries.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(1, 2).contiguous()
+    size = min(BLOCK, max(map(len, pieces)))
+    keys = torch.empty(size, groups, queries.shape[2])
+    product = torch.empty(groups, readers.shape[1], size)
+    best = _Best(groups * readers.shape[1], count)
     for block in _blocks(pieces, size):
-        keys = torch.from_numpy(block.keys).float().permute(1, 2, 0)  # (G, d, rows)
-        readers = queries.unflatten(1, (keys.shape[0], -1)).permute(1, 2, 0, 3).flatten(1, 2)
-        product = (readers @ keys).unflatten(1, (-1, n)).flatten(0, 1).transpose(0, 1)
-        best, rows = _largest(product, min(count, len(block)))
-        scores, place = torch.cat([scores, best], dim=-1).topk(count)
-        ordinals = torch.cat([ordinals, rows + block.first], dim=-1).gather(-1, place)
-    # Equal scores stand in the order of their ordinals, so that the answer is the same every time.
-    ordinals, order = ordinals.sort(dim=-1)
-    scores, again = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return scores, ordinals.gather(-1, again)
+        keys[: len(block)].copy_(torch.from_numpy(block.keys))
+        for group in range(groups):
+            torch.mm(readers[group], keys[: len(block), group].T, out=product[group, :, : len(block)])
+        best.offer(product[..., : len(block)].flatten(0, 1), block.first)
+    scores, ordinals = best.ordered()
+    return tuple(x.view(-1, n, count).transpose(0, 1) for x in (scores, ordinals))  # pyright: ignore
 
 
 def _blocks(pieces: Sequence[Rows], size: int) -> Iterator[Rows]:
@@ -73,19 +73,54 @@ def _blocks(pieces: Sequence[Rows], size: int) -> Iterator[Rows]:
             yield piece.between(low, low + size)
 
 
-def _largest(scores: Tensor, count: int, group: int = 64) -> tuple[Tensor, Tensor]:
-    """Top `count` along the last axis, in two steps: the best groups hold all of the best entries."""
-    groups = scores.shape[-1] // group
-    if groups < 4 * count:
+class _Best:
+    """The largest scores seen so far, and their ordinals, for a number of readers."""
+
+    def __init__(self, readers: int, count: int) -> None:
+        self.scores = torch.full((readers, count), -torch.inf)
+        self.ordinals = torch.full((readers, count), -1)
+
+    def offer(self, scores: Tensor, first: int) -> None:
+        """Take in the scores (readers, L) of the rows from `first` on; equal ones stay with the older."""
+        whole = scores.shape[1] // GROUP
+        peaks = scores[:, : whole * GROUP].unflatten(1, (whole, GROUP)).amax(-1) if whole else scores[:, :0]
+        peaks = torch.cat([peaks, scores[:, whole * GROUP :]], dim=1)
+        (readers,) = torch.nonzero(peaks.amax(1) > self.scores[:, -1], as_tuple=True)
+        if not len(readers):
+            return
+        count = min(self.scores.shape[1], scores.shape[1])
+        best, rows = _largest(scores[readers], peaks[readers], whole, count)
+        joined = torch.cat([self.scores[readers], best], dim=1)
+        ordinals = torch.cat([self.ordinals[readers], rows + first], dim=1)
+        joined, place = joined.topk(self.scores.shape[1])
+        self.scores[readers], self.ordinals[readers] = joined, ordinals.gather(1, place)
+
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """Scores, descending, and ordinals; equal ones by age, so that the answer is always the same."""
+        ordinals, order = self.ordinals.sort(dim=-1)
+        scores, again = self.scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+        return scores, ordinals.gather(-1, again)
+
+
+def _largest(scores: Tensor, peaks: Tensor, whole: int, count: int) -> tuple[Tensor, Tensor]:
+    """Top `count` along the last axis: the groups with the highest peaks hold all of them.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (readers, L)
+    peaks : Tensor, shape (readers, whole + rest)
+        Largest score of each whole group, then the scores behind the last one.
+    whole, count : int
+    """
+    if whole < 4 * count:
         return scores.topk(count)
-    whole = scores[..., : groups * group].unflatten(-1, (groups, group))
-    chosen = whole.amax(-1).topk(count).indices
-    inside = whole.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, group)).flatten(-2)
-    rows = (chosen.unsqueeze(-1) * group + torch.arange(group)).flatten(-2)
-    rest = torch.arange(groups * group, scores.shape[-1]).expand(*scores.shape[:-1], -1)
-    candidates = torch.cat([inside, scores[..., groups * group :]], dim=-1)
-    best, place = candidates.topk(count)
-    return best, torch.cat([rows, rest], dim=-1).gather(-1, place)
+    chosen = peaks[:, :whole].topk(count).indices
+    groups = scores[:, : whole * GROUP].unflatten(1, (whole, GROUP))
+    inside = groups.gather(1, chosen.unsqueeze(-1).expand(-1, -1, GROUP)).flatten(1)
+    rows = (chosen.unsqueeze(-1) * GROUP + torch.arange(GROUP)).flatten(1)
+    rest = torch.arange(whole * GROUP, scores.shape[1]).expand(len(scores), -1)
+    best, place = torch.cat([inside, peaks[:, whole:]], dim=1).topk(count)
+    return best, torch.cat([rows, rest], dim=1).gather(1, place)
 
 
 def found_rows(

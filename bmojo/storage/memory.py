@@ -57,8 +57,8 @@ class StoredMemory:
 
     Each sequence of a batch has a stream of its own. How many rows it has belongs to the sequence's state
     (`begin` tells the first such count), and a query sees no more rows than that: going on from an older
-    state, or computing a piece once more, gives what it gave before, whatever was stored since. Gradients stop
-    at the store.
+    state, or computing a piece once more, gives what it gave before, whatever was stored since. Gradients
+    stop at the store.
 
     While the store is away the layer goes on without retrieval; that is said once, by a `StorageWarning`, and
     so is its return. Rows that a store does not take meanwhile are counted in `lost`.
