@@ -111,7 +111,7 @@ def contenders(setting: Setting, depth: int) -> dict[str, nn.Module]:
         d_model=whole.d_model, heads=whole.heads, window=0, eidetic=0, mixer=whole.mixer,
         state_size=whole.state_size,
     )  # fmt: skip
-    window = replace(without, mixer="none")
+    window = replace(without, mixer="none", state_size=BMojoConfig.state_size)
     found: dict[str, nn.Module] = {
         "B'MOJO": BMojoLM(VOCABULARY, [whole] * depth),
         "B'MOJO-F": BMojoLM(VOCABULARY, [without] * depth),

@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,11 +56,8 @@ def main() -> int:
         prepare(cases, waiting, options.limit / 2)
     if tests is not None:
         keep(options, record, "parity", tests.found(options.limit - (time.monotonic() - begun)))
-    for unit in waiting:
-        left = options.limit - (time.monotonic() - begun)
-        if left < 10:
-            break
-        keep(options, record, unit, measure(cases, unit, options.dry, min(left, CASE_LIMIT)))
+    for unit, found in measured(cases, waiting, options.dry, begun + options.limit):
+        keep(options, record, unit, found)
     return report(record, units)
 
 
@@ -166,7 +163,7 @@ def prepare(cases: Cases, units: Sequence[str], limit: float) -> list[str]:
     while (waiting or running) and time.monotonic() - begun < limit:
         while waiting and len(running) < (os.cpu_count() or 1):
             unit = waiting.pop(0)
-            running[unit] = CHILDREN.Process(target=child, args=(cases, unit, False, True, os.devnull))
+            running[unit] = CHILDREN.Process(target=once, args=(cases, unit))
             running[unit].start()
         time.sleep(0.05)
         running = {unit: process for unit, process in running.items() if process.is_alive()}
@@ -175,36 +172,65 @@ def prepare(cases: Cases, units: Sequence[str], limit: float) -> list[str]:
     return [unit for unit in units if unit not in waiting and unit not in running]
 
 
-def measure(cases: Cases, unit: str, dry: bool, limit: float) -> dict:
-    """Rows of one case, or how it failed, from a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        process = CHILDREN.Process(target=child, args=(cases, unit, dry, False, str(out)))
+def once(cases: Cases, unit: str) -> None:
+    """Inside a process that only compiles."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    from gpu_timing import Device
+
+    list(cases()[unit](Device(False, once=True)))
+
+
+def measured(
+    cases: Cases, units: Sequence[str], dry: bool, until: float, limit: float = CASE_LIMIT
+) -> Iterator[tuple[str, dict]]:
+    """Rows of each case, or how it failed, until a time; a process that dies is followed by another."""
+    waiting = list(units)
+    while waiting and time.monotonic() < until:
+        here, there = CHILDREN.Pipe(duplex=False)
+        process = CHILDREN.Process(target=child, args=(cases, waiting, dry, there))
         process.start()
-        process.join(limit)
-        if process.is_alive():
-            process.kill()
-            return {"failure": f"took longer than {limit:.0f} s"}
-        return json.loads(out.read_text()) if out.exists() else {"failure": f"ended with {process.exitcode}"}
+        there.close()
+        while waiting:
+            left = min(limit, until - time.monotonic())
+            try:
+                if not here.poll(max(left, 0)):
+                    found = {"failure": f"took longer than {left:.0f} s"} if left == limit else None
+                    process.kill()
+                else:
+                    found = here.recv()
+            except EOFError:
+                process.join()
+                found = {"failure": f"the process ended with {process.exitcode}"}
+            if found is None:
+                break
+            yield waiting.pop(0), found
+            if not process.is_alive() and "rows" not in found:
+                break
+        process.join(1)
+        process.kill()
 
 
-def child(cases: Cases, unit: str, dry: bool, once: bool, out: str) -> None:
-    """Inside the process of one case."""
-    if once:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+def child(cases: Cases, units: Sequence[str], dry: bool, pipe: Any) -> None:
+    """Inside the process that measures, one case after the other."""
+    import gc
+
     import torch
     from _results import machine
     from gpu_timing import Device
 
-    try:
-        torch.manual_seed(0)
-        rows = [row.to_dict() for row in cases()[unit](Device(dry, once))]
-        found = {"rows": rows, "machine": machine()}
-    except Exception:
-        found = {"failure": traceback.format_exc()[-3000:]}
-    Path(out).write_text(json.dumps(found))
+    for unit in units:
+        try:
+            torch.manual_seed(0)
+            rows = [row.to_dict() for row in cases()[unit](Device(dry))]
+            found = {"rows": rows, "machine": machine()}
+        except Exception:
+            found = {"failure": traceback.format_exc()[-3000:]}
+        pipe.send(found)
+        gc.collect()
+        if not dry:
+            torch.cuda.empty_cache()
 
 
 def report(record: dict, units: list[str]) -> int:

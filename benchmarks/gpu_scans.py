@@ -175,14 +175,19 @@ def convolution(device: Device) -> Iterator[Row]:
 
 
 def against(device: Device, case: str, ours: Bench, peer: Bench | None, name: str) -> Iterator[Row]:
-    """Rows forward and with gradients, beside a peer where it is there."""
+    """Rows forward and with gradients, beside a peer where it is there and runs."""
     for what in ("forward", "both"):
         taken = device.milliseconds(getattr(ours, what))
         row = f"{case} {'forward' if what == 'forward' else 'forward and backward'}"
-        if peer is None:
+        theirs = None
+        if peer is not None:
+            try:
+                theirs = device.milliseconds(getattr(peer, what))
+            except RuntimeError as error:
+                row += f" ({name} does not run: {str(error)[:100]})"
+        if theirs is None:
             yield Row(row, taken, "ms")
         else:
-            theirs = device.milliseconds(getattr(peer, what))
             yield Row(row, taken, "ms", name, theirs, goal=theirs, larger_is_better=False)
 
 

@@ -98,11 +98,10 @@ def delta_choices() -> Iterator[Choice]:
 
 
 def convolution_choices() -> Iterator[Choice]:
-    yield Choice("shipped", {}, (4,), (3,))
-    sizes = ((128, 32, 64), (128, 16, 128), (128, 8, 128), (64, 16, 64), (256, 8, 256), (64, 8, 512))
-    for length, steps, channels in sizes:
-        patches = {"LENGTH": length, "STEPS": steps, "CHANNELS": channels}
-        yield Choice(f"{length}, {steps} x {channels}", patches, (1, 2, 4, 8), (3,))
+    yield Choice("shipped", {}, (1,), (3,))
+    for length, steps, back in ((128, 4, 8), (128, 16, 2), (64, 8, 4), (64, 4, 8), (256, 8, 4), (256, 4, 8)):
+        patches = {"LENGTH": length, "STEPS": steps, "BACK_STEPS": back}
+        yield Choice(f"{length}, {steps}, {back} backwards", patches, (1,), (3,))
 
 
 def attention_choices() -> Iterator[Choice]:
@@ -211,11 +210,7 @@ def main() -> None:
         f"{len(ready)} of {len(waiting)} choices compiled after {time.monotonic() - begun:.0f} s", flush=True
     )
     rows: dict[str, list[tuple[float, str]]] = {}
-    for unit in ready:
-        left = options.limit - (time.monotonic() - begun)
-        found: dict[str, Any] = {"failure": "no time"}
-        if left > 3:
-            found = gpu_check.measure(units, unit, False, min(left, 20))
+    for unit, found in gpu_check.measured(units, ready, False, begun + options.limit, 20):
         if "failure" in found:
             print(f"FAILED {unit}: {found['failure'][-300:]}")
         for row in found.get("rows", []):

@@ -357,6 +357,7 @@ def change(name, value):
         (change("q", lambda q: q.half()), "float16"),
         (change("window", lambda w: 3), "window=3, chunk=4"),
         (change("start", lambda s: -1), "start=-1"),
+        (change("scale", lambda s: 0.0), "scale=0.0"),
         (change("fading", lambda f: (f[0][:, :9], f[1][:, :9])), "fading with"),
         (change("q_fading", lambda q: q[:1]), "q_fading"),
         (change("retrieved", lambda r: r[:1]), "retrieved came with 1"),
