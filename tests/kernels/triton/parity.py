@@ -231,6 +231,12 @@ def test_causal_conv1d_plain_packed_and_in_bfloat16():
     conv_case(1, 9, 5, 4, torch.bfloat16, silu=True)
 
 
+def test_causal_conv1d_of_aligned_rows_and_edges_within_tiles():
+    conv_case(1, 40, 272, 4, torch.float32, silu=True, cu=(0, 9, 9, 10, 40), more=False)
+    conv_case(2, 30, 16, 4, torch.bfloat16, silu=True)
+    conv_case(1, 40, 16, 6, torch.float32, silu=False, cu=(0, 2, 17, 40))
+
+
 def ssd_case(B, T, H, G, P, N, dtype, cu=None, logs=None, chunk=16):
     module, bounds = kernels("ssd_scan"), None if cu is None else torch.tensor(cu, device=DEVICE)
     inputs = (
@@ -511,6 +517,8 @@ def test_scans_of_many_channels(dtype):
     scan_case(2, 1000, 300, dtype)
     selective_case(2, 200, 300, 16, dtype)
     conv_case(2, 300, 300, 4, dtype, silu=True)
+    conv_case(2, 300, 1024, 4, dtype, silu=True)
+    conv_case(1, 300, 784, 4, dtype, silu=False, cu=(0, 150, 157, 300))
 
 
 @on_a_gpu
