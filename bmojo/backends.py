@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["backend_of", "state_dtype"]
+__all__ = ["backend_of", "narrowed", "state_dtype"]
 
 
 def backend_of(x: Tensor) -> str | None:
     """The compiled kernel of the device (`None`); for float64 on a GPU, which has none, the definition."""
     return "naive" if x.dtype is torch.float64 and x.device.type != "cpu" else None
+
+
+def narrowed(u: Tensor) -> Tensor:
+    """Under autocast float32 tokens in its dtype, once for all that is made of them."""
+    kind = u.device.type
+    if u.dtype is torch.float32 and torch.is_autocast_enabled(kind):
+        return u.to(torch.get_autocast_dtype(kind))
+    return u
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from bmojo.backends import state_dtype
+from bmojo.backends import narrowed, state_dtype
 from bmojo.config import BMojoConfig
 from bmojo.convolution import CausalConv
 from bmojo.eidetic.predictor import attach
 from bmojo.eidetic.predictors import PREDICTORS
 from bmojo.fading import Innovative, make_mixer
+from bmojo.packing import edges_of
 from bmojo.passes import Stored, piece_of, step_of
 from bmojo.projections import Projections
 from bmojo.state import BMojoState, KeyValueRing
@@ -156,7 +158,13 @@ class BMojo(Projections):
         )
 
     def forward(
-        self, u: Tensor, state: BMojoState | None = None, *, retrieved: Stored | None = None
+        self,
+        u: Tensor,
+        state: BMojoState | None = None,
+        *,
+        retrieved: Stored | None = None,
+        cu_seqlens: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, BMojoState]:
         """Outputs for tokens; with the new state where one came in.
 
@@ -168,6 +176,12 @@ class BMojo(Projections):
         retrieved : tuple of Tensor, shape (B, R, kv_heads, head_dim), optional
             Keys and values from storage, seen by every query, without positions; a third (B, R) is added to
             their logits.
+        cu_seqlens : Tensor of int, shape (S + 1,), optional
+            Where packed sequences begin, and the end, from 0 to T, with a batch of 1: each gives what it
+            alone would give. A state is then that of S sequences before their first tokens.
+        mask : Tensor of bool, shape (B, T), optional
+            False where there is padding, in front, behind or between: it is left out as if it were not
+            there, its outputs are zero. A state is then one before the first tokens.
 
         Returns
         -------
@@ -177,24 +191,72 @@ class BMojo(Projections):
         Raises
         ------
         ValueError
-            If a shape does not fit the configuration.
+            If a shape does not fit the configuration, or a mask or packed sequences come with a state that
+            has seen tokens.
         """
-        self._check(u, state, retrieved)
-        if state is not None and state.position and u.shape[1] == 1:
-            output, state = self.step(u.squeeze(1), state, retrieved=retrieved)
-            return output.unsqueeze(1), state
-        done = piece_of(self, u, state, retrieved)
+        if mask is not None:
+            return self._masked(u, state, retrieved, cu_seqlens, mask)
+        self._check(u, state, retrieved, cu_seqlens)
+        if state is not None and state.position and (state.lacking is not None or u.shape[1] == 1):
+            return self._stepped(u, state, retrieved)
+        done = piece_of(self, narrowed(u), state, retrieved, cu_seqlens)
         read = None if done.memories is None else done.memories.read(**self.steps)
-        output = self.finished(read, done.fading, done.loss)
+        output = self.finished(read, done.fading, None if done.worth is None else done.worth.loss)
         return output if state is None else (output, cast(BMojoState, done.state))
+
+    def _stepped(self, u: Tensor, state: BMojoState, retrieved: Stored | None) -> tuple[Tensor, BMojoState]:
+        """Token by token: one of them, or sequences that began at several positions."""
+        outputs = []
+        for token in u.unbind(1):
+            output, state = step_of(self, narrowed(token), state, retrieved)
+            outputs.append(output)
+        return torch.stack(outputs, dim=1), state
+
+    def _masked(
+        self,
+        u: Tensor,
+        state: BMojoState | None,
+        retrieved: Stored | None,
+        cu_seqlens: Tensor | None,
+        mask: Tensor,
+    ) -> Tensor | tuple[Tensor, BMojoState]:
+        """Padding is left out: the sequences are packed, and what comes out is laid back where they were."""
+        if cu_seqlens is not None or mask.shape != u.shape[:2] or mask.dtype is not torch.bool:
+            raise ValueError(
+                f"BMojo: a mask {tuple(mask.shape)} of {mask.dtype} came with tokens {tuple(u.shape)}"
+                + (
+                    "; packed sequences have no padding."
+                    if cu_seqlens is not None
+                    else "; (B, T) of bool is needed."
+                )
+            )
+        found: Any = self(u[mask].unsqueeze(0), state, retrieved=retrieved, cu_seqlens=edges_of(mask))
+        output, state = (found, None) if state is None else found
+        laid = output.new_zeros(*mask.shape, output.shape[-1])
+        laid = laid.masked_scatter(mask.unsqueeze(-1), output)
+        return laid if state is None else (laid, state)
 
     if TYPE_CHECKING:
 
         @overload
-        def __call__(self, u: Tensor, state: None = None, *, retrieved: Stored | None = None) -> Tensor: ...
+        def __call__(
+            self,
+            u: Tensor,
+            state: None = None,
+            *,
+            retrieved: Stored | None = None,
+            cu_seqlens: Tensor | None = None,
+            mask: Tensor | None = None,
+        ) -> Tensor: ...
         @overload
         def __call__(
-            self, u: Tensor, state: BMojoState, *, retrieved: Stored | None = None
+            self,
+            u: Tensor,
+            state: BMojoState,
+            *,
+            retrieved: Stored | None = None,
+            cu_seqlens: Tensor | None = None,
+            mask: Tensor | None = None,
         ) -> tuple[Tensor, BMojoState]: ...
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Run `forward`."""
@@ -204,13 +266,13 @@ class BMojo(Projections):
     ) -> tuple[Tensor, BMojoState]:
         """One token (B, D) from a state: its output (B, D), and the state after it."""
         self._check(u_t.unsqueeze(1), state, retrieved)
-        return step_of(self, u_t, state, retrieved)
+        return step_of(self, narrowed(u_t), state, retrieved)
 
     @torch.no_grad()
     def trace(self, u: Tensor, *, retrieved: Stored | None = None) -> BMojoTrace:
         """What the layer does along tokens (B, T, D): scores, sets, and where attention goes."""
         self._check(u, None, retrieved)
-        done = piece_of(self, u, None, retrieved)
+        done = piece_of(self, narrowed(u), None, retrieved)
         read, names, mass = None, (), u.new_zeros(len(u), u.shape[1], self.config.heads, 0)
         if done.memories is not None:
             read, mass, names = done.memories.read_by_segment(**self.steps)
@@ -218,7 +280,7 @@ class BMojo(Projections):
         return BMojoTrace(
             self.finished(read, done.fading, None),
             torch.zeros_like(u) if done.fading is None else done.fading,
-            u.new_zeros(u.shape[:2]) if done.scores is None else done.scores,
+            u.new_zeros(u.shape[:2]) if done.worth is None else done.worth.scores,
             torch.empty(len(u), 0, 0, dtype=torch.int64, device=u.device) if index is None else index,
             names,
             mass.transpose(1, 2),
@@ -228,18 +290,41 @@ class BMojo(Projections):
         # A copy or a file takes the layer, not what its last pass left.
         return self.__dict__ | {"last_prediction_loss": None}
 
-    def _check(self, u: Tensor, state: BMojoState | None, retrieved: Stored | None) -> None:
-        width = self.config.d_model
+    def _check(
+        self,
+        u: Tensor,
+        state: BMojoState | None,
+        retrieved: Stored | None,
+        cu_seqlens: Tensor | None = None,
+    ) -> None:
+        width, sequences = self.config.d_model, len(u)
         if u.ndim != 3 or u.shape[-1] != width or u.shape[1] == 0:
             raise ValueError(f"BMojo: tokens of shape {tuple(u.shape)} came; (B, T >= 1, {width}) is needed.")
-        if state is not None and state.batch != len(u):
-            raise ValueError(f"BMojo: a state for {state.batch} sequences came with {len(u)} sequences.")
+        if cu_seqlens is not None:
+            sequences = len(cu_seqlens) - 1
+            if cu_seqlens.ndim != 1 or len(u) != 1 or sequences < 1:
+                raise ValueError(
+                    f"BMojo: cu_seqlens {tuple(cu_seqlens.shape)} came with tokens {tuple(u.shape)}; packed "
+                    "sequences lie in a batch of 1, edges are (S + 1,)."
+                )
+            if self.mixer is not None and "cu_seqlens" not in signature(self.mixer.forward).parameters:
+                raise ValueError(
+                    f"BMojo: packed sequences or a mask came, and mixer={self.config.mixer!r} takes no "
+                    "`cu_seqlens`; give its forward one."
+                )
+            if state is not None and state.position:
+                raise ValueError(
+                    f"BMojo: packed sequences or a mask came with a state that has seen {state.position} "
+                    "tokens; they begin anew, so that a fresh state is needed."
+                )
+        if state is not None and state.batch != sequences:
+            raise ValueError(f"BMojo: a state for {state.batch} sequences came with {sequences} sequences.")
         if retrieved is None:
             return
         if self.config.window == 0:
             raise ValueError("BMojo: window=0 is the bare mixer, without attention to read `retrieved` with.")
         keys, values = retrieved[:2]
-        needed = (len(u), keys.shape[1] if keys.ndim > 1 else 0, self.groups, self.head_dim)
+        needed = (sequences, keys.shape[1] if keys.ndim > 1 else 0, self.groups, self.head_dim)
         if keys.shape != needed or values.shape != needed:
             raise ValueError(
                 f"BMojo: retrieved keys {tuple(keys.shape)} and values {tuple(values.shape)} came; both need "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import bmojo_kernels as bk
@@ -12,6 +12,7 @@ from torch import Tensor
 from bmojo.attention import Memories
 from bmojo.eidetic.judging import Judged, judged
 from bmojo.eidetic.selection import absorbed, advanced, chunk_rows, seen_places, take
+from bmojo.packing import Piece, places_of, read_ragged, unpacked
 from bmojo.projections import Angles, Heads
 from bmojo.state import BMojoState, KeyValueRing, ordered, renewed, written
 
@@ -23,28 +24,13 @@ __all__ = ["Piece", "Stored", "piece_of", "step_of"]
 Stored = tuple[Tensor, ...]  # keys and values from storage, each (B, R, kv_heads, head_dim)
 
 
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """What a layer did along a piece, but for the reading of its memories.
-
-    Parameters
-    ----------
-    fading : Tensor, shape (B, T, D), or None
-    memories : Memories, or None
-        None for the bare mixer.
-    state : BMojoState, or None
-    scores : Tensor, shape (B, T), or None
-    loss : Tensor, a scalar of shape (), or None
-    """
-
-    fading: Tensor | None
-    memories: Memories | None
-    state: BMojoState | None
-    scores: Tensor | None
-    loss: Tensor | None
-
-
-def piece_of(layer: BMojo, u: Tensor, state: BMojoState | None, retrieved: Stored | None) -> Piece:
+def piece_of(
+    layer: BMojo,
+    u: Tensor,
+    state: BMojoState | None,
+    retrieved: Stored | None,
+    cu_seqlens: Tensor | None = None,
+) -> Piece:
     """All tokens (B, T, D) at once, from a state where one came in.
 
     Parameters
@@ -52,41 +38,69 @@ def piece_of(layer: BMojo, u: Tensor, state: BMojoState | None, retrieved: Store
     layer : BMojo
     u : Tensor, shape (B, T, D)
     state : BMojoState, optional
+        Of packed sequences that before their first tokens.
     retrieved : tuple of Tensor, shape (B, R, kv_heads, head_dim), optional
+    cu_seqlens : Tensor, shape (S + 1,), optional
     """
-    config, updates = layer.config, {}
+    if cu_seqlens is not None:
+        return _packed(layer, u, state, retrieved, cu_seqlens)
     start = 0 if state is None else state.position
     position = torch.arange(start, start + u.shape[1], device=u.device)
+    return _piece(layer, u, state, retrieved, position)
+
+
+def _packed(
+    layer: BMojo, u: Tensor, state: BMojoState | None, retrieved: Stored | None, cu_seqlens: Tensor
+) -> Piece:
+    position, _ = places_of(cu_seqlens, u.shape[1])
+    piece = _piece(layer, u, None, retrieved, position, cu_seqlens)
+    if state is None:
+        return piece
+    return replace(piece, state=unpacked(state, piece, cu_seqlens, layer.config.window))
+
+
+def _piece(
+    layer: BMojo,
+    u: Tensor,
+    state: BMojoState | None,
+    retrieved: Stored | None,
+    position: Tensor,
+    cu_seqlens: Tensor | None = None,
+) -> Piece:
+    """Tokens at `position` (T,) of their sequences."""
+    config, updates = layer.config, {}
+    packed: dict[str, Any] = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
     fading, innovations = None, None
     if layer.mixer is not None:
         past = None if state is None else state.mixer
         if layer.listens:
-            fading, updates["mixer"], innovations = layer.mixer.innovations(u, past)
+            fading, updates["mixer"], innovations = layer.mixer.innovations(u, past, **packed)
         else:
-            fading, updates["mixer"] = layer.mixer(u, past)
+            fading, updates["mixer"] = layer.mixer(u, past, **packed)
     worth = None
     if config.eidetic:
         past = None if state is None else state.predictor
-        worth = judged(layer, u, position, fading=fading, innovations=innovations, state=past)
+        seen: dict[str, Any] = {"fading": fading, "innovations": innovations, "state": past}
+        worth = judged(layer, u, position, **seen, **packed)
         updates["predictor"] = worth.predictor
     memories = None
     if config.window:
         tokens = u
         if config.short_conv:
-            tokens, updates["conv_tail"] = layer.short_conv(u, None if state is None else state.conv_tail)
+            tail = None if state is None else state.conv_tail
+            tokens, updates["conv_tail"] = layer.short_conv(u, tail, **packed)
         angles = layer.angles(position, u.dtype)
         heads = layer.heads(tokens, angles)
         faded = None if fading is None else layer.fading_pair(fading, angles)
-        memories = _fresh(layer, heads, tokens, faded, worth, angles, state)
+        memories = _fresh(layer, heads, tokens, faded, worth, angles, state, cu_seqlens)
         if state is not None:
             memories, rings = _continued(layer, memories, heads, worth, angles, state)
             updates |= rings
         if retrieved is not None:
             memories = replace(memories, retrieved=retrieved, retrieved_queries=heads.plain_queries)
     if state is not None:
-        state = replace(state, position=start + u.shape[1], **updates)
-    scores, loss = (None, None) if worth is None else (worth.scores, worth.loss)
-    return Piece(fading, memories, state, scores, loss)
+        state = replace(state, position=state.position + u.shape[1], **updates)
+    return Piece(fading, memories, state, worth, updates)
 
 
 def _fresh(
@@ -97,9 +111,11 @@ def _fresh(
     worth: Judged | None,
     angles: Angles,
     state: BMojoState | None,
+    cu_seqlens: Tensor | None,
 ) -> Memories:
     """What the queries meet of their own piece."""
-    memories = Memories(queries=heads.queries, window=(heads.keys, heads.values), fading=faded)
+    near = heads.keys, heads.values
+    memories = Memories(queries=heads.queries, window=near, fading=faded, cu_seqlens=cu_seqlens)
     if faded is not None:
         memories = replace(memories, fading_queries=layer.fading_queries(heads, tokens, angles))
     if worth is None:
@@ -107,7 +123,9 @@ def _fresh(
     places, index = layer.config.eidetic if state is None else state.eidetic_index.shape[1], None
     if state is None or state.position == 0:
         window, chunk = layer.steps.values()
-        index = bk.innovation_topk(worth.priority, budget=places, window=window, chunk=chunk)
+        index = bk.innovation_topk(
+            worth.priority, budget=places, window=window, chunk=chunk, cu_seqlens=cu_seqlens
+        )
     return replace(
         memories,
         index=index,
@@ -203,7 +221,7 @@ def step_of(
     retrieved : tuple of Tensor, shape (B, R, kv_heads, head_dim), optional
     """
     config, start, updates = layer.config, state.position, {}
-    position = torch.full((1,), start, device=u.device)
+    position = _own(state, start, u.device)
     fading, innovations, worth, read = None, None, None, None
     if layer.mixer is not None:
         fading, updates["mixer"], innovations = _mixed(layer, u, state.mixer)
@@ -276,6 +294,9 @@ def _read_one(
     met = {name: x.squeeze(1) if name.startswith("q_") and x is not None else x for name, x in met.items()}
     queries = heads.queries.squeeze(1)
     met, queries = _of_one_dtype(met, queries, window.keys.dtype)
+    if state.lacking is not None:
+        pair = window.keys, window.values
+        return read_ragged(queries, pair, met, state.lacking, position=start, window=config.window), updates
     out, _ = bk.memory_attention_step(
         queries, window.keys, window.values, window=config.window, position=start, **met
     )
@@ -290,13 +311,32 @@ def _of_one_dtype(met: dict[str, Any], queries: Tensor, dtype: torch.dtype) -> t
     return cast, queries.to(dtype)
 
 
+def _own(state: BMojoState, position: int, device: torch.device) -> Tensor:
+    """A position as each sequence counts, (1,) or (B, 1)."""
+    common = torch.full((1,), position, device=device)
+    return common if state.lacking is None else common - state.lacking.unsqueeze(1)
+
+
+def _pending(layer: BMojo, state: BMojoState) -> Tensor:
+    """Priorities of those that leave the window before the chunk of the next token ends, (B, r)."""
+    start, window, chunk = state.position, layer.config.window, layer.steps["chunk"]
+    device = state.eidetic_index.device
+    count = (chunk - 1 - start % chunk) if state.lacking is None else chunk - 1
+    soon = torch.arange(count, device=device)
+    found = state.window_priority[:, (start + 1 + soon) % window]
+    if state.lacking is None:
+        return found
+    left = chunk - 1 - (start - state.lacking) % chunk
+    return found.masked_fill(soon >= left.unsqueeze(1), -torch.inf)
+
+
 def _advance(layer: BMojo, worth: Judged, state: BMojoState) -> tuple[dict[str, Any], Tensor]:
     """The set once the oldest position has left the window, and which of it the query sees, (B, m)."""
     config, start, updates = layer.config, state.position, {}
     window, row = config.window, start % config.window
     index, priority = state.eidetic_index, state.eidetic_priority
     if start >= window:
-        leaving = torch.full((1,), start - window, device=index.device)
+        leaving = _own(state, start - window, index.device)
         key, value = (x.unsqueeze(1) for x in state.window.at(start))
         key = layer.kept_keys(key, layer.angles(leaving, key.dtype))
         rows, index, priority = advanced(index, priority, start - window, state.window_priority[:, row])
@@ -308,9 +348,7 @@ def _advance(layer: BMojo, worth: Judged, state: BMojoState) -> tuple[dict[str, 
         if config.write_gate:
             gates = torch.cat([state.eidetic_gate, state.window_gate[:, row : row + 1]], dim=1)
             updates["eidetic_gate"] = gates.gather(1, rows)
-    pending = (layer.steps["chunk"] - 1) - start % layer.steps["chunk"]
-    soon = (row + 1 + torch.arange(pending, device=index.device)) % window
-    visible = seen_places(priority, state.window_priority[:, soon])
+    visible = seen_places(priority, _pending(layer, state))
     updates["window_priority"] = written(state.window_priority, worth.priority[:, 0], start)
     if worth.log_gate is not None:
         updates["window_gate"] = written(state.window_gate, worth.log_gate[:, 0], start)

@@ -105,7 +105,7 @@ class Projections(nn.Module):
             # Queries and keys lie side by side: one norm and one turn for both.
             norms = self.query_norm.weight, self.key_norm.weight
             scale = torch.cat([w.expand(n, -1) for w, n in zip(norms, counts, strict=True)])
-            both = F.rms_norm(both, (self.head_dim,), eps=EPS) * scale.to(both.dtype)
+            both = (F.rms_norm(both, (self.head_dim,), eps=EPS) * scale).to(values.dtype)
         turned = both if angles.own is None else turn(both, angles.own)
         queries, keys = turned.split(counts, dim=-2)
         plain_queries, plain_keys = both.split(counts, dim=-2)
@@ -116,7 +116,7 @@ class Projections(nn.Module):
         projection = self.in_proj if self.config.tie_projections else self.fading_proj
         both = F.linear(fading, projection.weight[self.widths[0] :])
         keys, values = (part.unflatten(-1, (-1, self.head_dim)) for part in both.chunk(2, dim=-1))
-        keys = self.key_norm(keys) if self.config.qk_norm else keys
+        keys = self.key_norm(keys).to(values.dtype) if self.config.qk_norm else keys
         return self.far_keys(keys, angles), values
 
     def fading_queries(self, heads: Heads, tokens: Tensor, angles: Angles) -> Tensor | None:
@@ -126,7 +126,8 @@ class Projections(nn.Module):
             return None if same else self.far_queries(heads.plain_queries, angles)
         queries = F.linear(tokens, self.fading_proj.weight[: self.widths[0]])
         queries = queries.unflatten(-1, (-1, self.head_dim))
-        return self.far_queries(self.query_norm(queries) if self.config.qk_norm else queries, angles)
+        normed = self.query_norm(queries).to(queries.dtype) if self.config.qk_norm else queries
+        return self.far_queries(normed, angles)
 
     def eidetic_queries(self, heads: Heads, angles: Angles) -> Tensor | None:
         """Queries that meet kept keys; `None` where they are those of the window."""
@@ -159,5 +160,5 @@ class Projections(nn.Module):
         return turn(keys, angles.own) if self.far == "own" and angles.own is not None else keys
 
     def _as_kept(self, plain: Tensor, angles: Angles) -> Tensor:
-        keys = self.eidetic_key_norm(plain) if self.config.eidetic_norm else plain
+        keys = self.eidetic_key_norm(plain).to(plain.dtype) if self.config.eidetic_norm else plain
         return self.far_keys(keys, angles)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,19 @@ def written(ring: Tensor, x: Tensor, position: int) -> Tensor:
     ring = ring.clone()
     ring[:, position % ring.shape[1]] = x.to(ring.dtype)
     return ring
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch as files
+    except ModuleNotFoundError:
+        raise ImportError("states are stored by safetensors: pip install 'realization[bmojo]'") from None
+    return files
+
+
+def _numbered(name: str, tensors: dict[str, Tensor]) -> list[str]:
+    """`name.0`, `name.1`, ... as far as they go."""
+    return [f"{name}.{i}" for i in range(len(tensors)) if f"{name}.{i}" in tensors]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +112,8 @@ class BMojoState:
     eidetic_index : Tensor of int64, shape (B, m)
         Their positions; -1 is an empty place.
     eidetic_priority, eidetic_gate : Tensor, shape (B, m)
+    lacking : Tensor of int64, shape (B,), optional
+        Where sequences are of several lengths: by how many tokens each is shorter than `position`.
 
     Examples
     --------
@@ -121,6 +138,7 @@ class BMojoState:
     eidetic_index: Tensor
     eidetic_priority: Tensor
     eidetic_gate: Tensor
+    lacking: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -149,6 +167,66 @@ class BMojoState:
         """The state of the batch rows `rows` (int64, shape (B',)): reorder (beams), repeat or drop."""
         return self.apply(lambda tensor: tensor.index_select(0, rows))
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> BMojoState:
+        """On a device; `dtype` is that of keys and values, recurrences and priorities keep theirs."""
+        moved = self.apply(lambda tensor: tensor.to(device))
+        if dtype is None:
+            return moved
+        rings = {
+            name: KeyValueRing(ring.keys.to(dtype), ring.values.to(dtype))
+            for name, ring in (("window", moved.window), ("fading", moved.fading), ("eidetic", moved.eidetic))
+        }
+        return replace(moved, conv_tail=moved.conv_tail.to(dtype), **rings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name, such as `mixer.0` or `window.keys`."""
+        found: dict[str, Tensor] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                found[item.name] = value
+            elif isinstance(value, tuple):
+                found |= {f"{item.name}.{i}": part for i, part in enumerate(value)}
+            elif isinstance(value, KeyValueRing):
+                found |= {f"{item.name}.keys": value.keys, f"{item.name}.values": value.values}
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a file in the safetensors format; the file is there whole or not at all."""
+        save_file = _safetensors().save_file
+        whole = Path(path)
+        part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.tensors().items()}
+        try:
+            save_file(tensors, part, metadata={"format": "bmojo state", "position": str(self.position)})
+            os.replace(part, whole)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> BMojoState:
+        """Read a state that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no state.
+        """
+        with _safetensors().safe_open(path, framework="pt", device=str(device)) as file:
+            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.get("format") != "bmojo state":
+            raise ValueError(f"BMojoState.load: {os.fspath(path)} holds no state; `save` writes one.")
+        values: dict[str, Any] = {"position": int(about["position"])}
+        for item in fields(cls):
+            parts = [tensors[key] for key in _numbered(item.name, tensors)]
+            if item.name in ("mixer", "predictor"):
+                values[item.name] = tuple(parts)
+            elif f"{item.name}.keys" in tensors:
+                values[item.name] = KeyValueRing(tensors[f"{item.name}.keys"], tensors[f"{item.name}.values"])
+            elif item.name in tensors:
+                values[item.name] = tensors[item.name]
+        return cls(**values)
+
     @property
     def nbytes(self) -> int:
         """Bytes of every tensor that outlives a token."""
@@ -162,6 +240,7 @@ class BMojoState:
 
         rings = [self.window.keys, self.window.values, self.fading.keys, self.fading.values]
         tails = [self.conv_tail, *self.predictor, self.window_priority, self.window_gate]
+        tails += [] if self.lacking is None else [self.lacking]
         kept = [
             self.eidetic.keys,
             self.eidetic.values,
