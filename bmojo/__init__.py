@@ -5,6 +5,7 @@ try:
     from bmojo.config import BMojoConfig
     from bmojo.layer import BMojo, prediction_loss
     from bmojo.models.language_model import BMojoLM
+    from bmojo.presets import bare_mixer, bmojo_f, sliding_window, stacked_hybrid, transformer
     from bmojo.state import BMojoState
     from bmojo.trace import BMojoTrace
 except ModuleNotFoundError as error:
@@ -19,6 +20,11 @@ __all__ = [
     "BMojoState",
     "BMojoTrace",
     "LiftedModel",
+    "bare_mixer",
+    "bmojo_f",
     "lift",
     "prediction_loss",
+    "sliding_window",
+    "stacked_hybrid",
+    "transformer",
 ]
