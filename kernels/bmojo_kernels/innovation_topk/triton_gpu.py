@@ -2,8 +2,8 @@
 
 A set is the best of a set before and of some samples behind it. Ranks are integers in the order of what rules
 rank by, and the `m`-th largest is found bit by bit, by counting how many reach a candidate; a running count
-then gives each that stays its place, in order of position. One program of a sequence goes from segment to
-segment and leaves the set at the start of each; then every chunk begins from that of its segment.
+then gives each that stays its place, in order of position. The best of each segment of a sequence are found
+first, and joined from segment to segment; then every chunk begins from the set at the start of its segment.
 """
 
 from __future__ import annotations
@@ -102,29 +102,69 @@ def _limit(c, length, window, chunk):
 
 
 @triton.jit
-def _carry(
-    scores, kept, ranks, bounds, segments, T, ENTRIES, SEGMENTS, BUDGET, SEGMENT, window, chunk, level, salt,
-    NEVER, RULE: tl.constexpr, NONE: tl.constexpr, PACKED: tl.constexpr, ITEMS: tl.constexpr,
-):  # fmt: skip
-    """Sets of one sequence at the start of each segment that a chunk begins from, but for the first."""
-    row, entry = (tl.program_id(0) // ENTRIES).to(tl.int64), tl.program_id(0) % ENTRIES
+def _put(kept, ranks, i, position, rank, BUDGET, NONE: tl.constexpr):
+    """Write the set of the best of some items; of an empty place the rank says so."""
+    stays, place, count = _best(rank, BUDGET, NONE)
+    tl.debug_barrier()  # what is written may be what was read
+    tl.store(kept + place, position, mask=stays)
+    tl.store(ranks + place, rank, mask=stays)
+    tl.store(ranks + i, NONE, mask=(i >= count) & (i < BUDGET))
+
+
+@triton.jit
+def _sequence(entry, row, bounds, segments, T, SEGMENTS, PACKED: tl.constexpr):
+    """Of a sequence: its first sample, its length, and the slot of its first segment."""
     low, length, slot = row * 0, T, row * SEGMENTS
     if PACKED:
         low = tl.load(bounds + entry)
         length, slot = (tl.load(bounds + entry + 1) - low).to(tl.int32), tl.load(segments + entry)
+    return low, length, slot
+
+
+@triton.jit
+def _begun(length, window, chunk, SEGMENT):
+    """From which segment the last chunk begins."""
+    return tl.maximum(_limit(tl.cdiv(length, chunk) - 1, length, window, chunk), 0) // SEGMENT
+
+
+@triton.jit
+def _alone(
+    scores, kept, ranks, bounds, sequence, segments, T, SEGMENTS, BUDGET, SEGMENT, window, chunk, level, salt,
+    NEVER, RULE: tl.constexpr, NONE: tl.constexpr, PACKED: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """The best of one segment by itself, in the slot of the next."""
+    row, s = (tl.program_id(0) // SEGMENTS).to(tl.int64), tl.program_id(0) % SEGMENTS
+    entry = s * 0
+    if PACKED:
+        entry = tl.load(sequence + s)
+        if entry < 0:
+            return
+        s -= tl.load(segments + entry).to(tl.int32)
+    low, length, slot = _sequence(entry, row, bounds, segments, T, SEGMENTS, PACKED)
+    if s >= _begun(length, window, chunk, SEGMENT):
+        return
+    i, after = tl.arange(0, ITEMS), (slot + s + 1) * BUDGET
+    position, rank = _items(
+        scores, kept, ranks, i, row * T + low, s * SEGMENT, (s + 1) * SEGMENT - 1, row, 0, level, salt, NEVER,
+        RULE, NONE,
+    )  # fmt: skip
+    _put(kept + after, ranks + after, i, position, rank, BUDGET, NONE)
+
+
+@triton.jit
+def _join(
+    kept, ranks, bounds, segments, T, ENTRIES, SEGMENTS, BUDGET, SEGMENT, window, chunk, NONE: tl.constexpr,
+    PACKED: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """From the best of each segment of a sequence the best of all up to it, in the same place."""
+    row, entry = (tl.program_id(0) // ENTRIES).to(tl.int64), tl.program_id(0) % ENTRIES
+    _, length, slot = _sequence(entry, row, bounds, segments, T, SEGMENTS, PACKED)
     i = tl.arange(0, ITEMS)
-    last = tl.maximum(_limit(tl.cdiv(length, chunk) - 1, length, window, chunk), 0)
-    for s in range(last // SEGMENT):
+    for s in range(1, _begun(length, window, chunk, SEGMENT)):
         before, after = (slot + s) * BUDGET, (slot + s + 1) * BUDGET
-        position, rank = _items(
-            scores, kept + before, ranks + before, i, row * T + low, s * SEGMENT, (s + 1) * SEGMENT - 1, row,
-            BUDGET, level, salt, NEVER, RULE, NONE,
-        )  # fmt: skip
-        stays, place, count = _best(rank, BUDGET, NONE)
-        tl.store(kept + after + place, position, mask=stays)
-        tl.store(ranks + after + place, rank, mask=stays)
-        empty = (i >= count) & (i < BUDGET)
-        tl.store(ranks + after + i, NONE, mask=empty)
+        position = tl.load(kept + before + i, mask=i < 2 * BUDGET, other=-1)
+        rank = tl.load(ranks + before + i, mask=i < 2 * BUDGET, other=NONE)
+        _put(kept + after, ranks + after, i, position, rank, BUDGET, NONE)
         tl.debug_barrier()
 
 
@@ -137,12 +177,11 @@ def _choose(
     """The set of one chunk, and whether its scores are numbers."""
     row, c = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
     out = index + (row * CHUNKS + c) * BUDGET
-    low, length, slot = row * 0, T, row * SEGMENTS
+    entry = c * 0
     if PACKED:
         entry = tl.load(sequence + c)
-        low = tl.load(bounds + entry)
-        length, slot = (tl.load(bounds + entry + 1) - low).to(tl.int32), tl.load(segments + entry)
         c -= tl.load(offsets + entry).to(tl.int32)
+    low, length, slot = _sequence(entry, row, bounds, segments, T, SEGMENTS, PACKED)
     base, end = row * T + low, tl.minimum((c + 1) * chunk, length)
     for start in range(0, chunk, CHECKED):
         j = c * chunk + start + tl.arange(0, CHECKED)
@@ -182,24 +221,31 @@ def forward(
         return index
     items, held = _tile(length, budget)
     options = _options(scores, rule, threshold, seed, items)
-    bounds = offsets = sequence = segments = index
-    if cu_seqlens is not None:
+    packed, entries = cu_seqlens is not None, len(edges) - 1
+    bounds = offsets = sequence = segments = owner = index
+    if packed:
         parts, longer = chunked(scores, cu_seqlens, chunk), chunked(scores, cu_seqlens, items - held)
-        bounds, offsets, sequence, segments = parts.bounds, parts.offsets, parts.sequence, longer.offsets
-    entries = len(edges) - 1
+        bounds, offsets, sequence = parts.bounds, parts.offsets, parts.sequence
+        segments, owner = longer.offsets, longer.sequence
     slots = length // (items - held) + entries
-    room = (batch * slots, budget) if held else (1, 1)
+    room = batch * slots * budget if held else 1
     kept = torch.empty(room, device=device, dtype=torch.int32)
     ranks = torch.empty(room, device=device, dtype=torch.int64 if options["NONE"] < -(2**31) else torch.int32)
+    sizes = (slots, budget, items - held)
     if held:
         launch(
-            _carry, (batch * entries,), scores, kept, ranks, bounds, segments, length, entries, slots, budget,
-            items - held, window, chunk, PACKED=cu_seqlens is not None, **options,
+            _alone, (batch * slots,), scores, kept, ranks, bounds, owner, segments, length, *sizes, window,
+            chunk, PACKED=packed, **options,
+        )  # fmt: skip
+        both = power_of_two(2 * budget, 16)
+        launch(
+            _join, (batch * entries,), kept, ranks, bounds, segments, length, entries, *sizes, window, chunk,
+            NONE=options["NONE"], PACKED=packed, ITEMS=both, num_warps=_warps(both),
         )  # fmt: skip
     wrong = torch.zeros(1, device=device, dtype=torch.int32)
     launch(
         _choose, (batch * chunks,), scores, kept, ranks, index, wrong, bounds, offsets, sequence, segments,
-        length, chunks, slots, budget, items - held, held, window, chunk, PACKED=cu_seqlens is not None,
+        length, chunks, *sizes, held, window, chunk, PACKED=packed,
         CHECKED=min(CHECKED, power_of_two(chunk)), **options,
     )  # fmt: skip
     _refuse(wrong)
@@ -226,6 +272,10 @@ def _tile(length: int, budget: int) -> tuple[int, int]:
     return max(2 * least, ITEMS), budget
 
 
+def _warps(items: int) -> int:
+    return min(8, max(1, items // 512))
+
+
 def _options(scores: Tensor, rule: str, threshold: float | None, seed: int, items: int) -> dict[str, Any]:
     """What the rule ranks by: the integers of `_ordered`, positions, or 53 bits of a hash."""
     if rule == "threshold" and threshold is None:
@@ -238,7 +288,7 @@ def _options(scores: Tensor, rule: str, threshold: float | None, seed: int, item
         "level": 0 if threshold is None else _below(threshold, kind),
         "salt": salt - 2**64 if salt >= 2**63 else salt, "NEVER": _integer(-np.inf, kind),
         "RULE": "top" if by_score else rule, "NONE": -(2**63) if wide else -(2**31), "ITEMS": items,
-        "num_warps": min(8, max(1, items // 512)),
+        "num_warps": _warps(items),
     }  # fmt: skip
 
 
