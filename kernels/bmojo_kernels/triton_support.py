@@ -28,17 +28,20 @@ __all__ = [
     "chunk_logs",
     "chunked",
     "launch",
+    "load_rows",
     "load_tile",
     "power_of_two",
     "precision",
     "processors",
     "product_dtype",
     "recording",
+    "store_rows",
     "store_tile",
 ]
 
 # Multiprocessors of each chip, for deciding how far to split time.
 PROCESSORS = {"sm_80": 108, "sm_90": 132, "gfx942": 304}
+CLOSED = tl.constexpr(-104.0)  # a logarithm of which nothing is left in float32
 
 
 @dataclass
@@ -156,20 +159,57 @@ def store_tile(p, x, rows, there, head, HEADS, width, start, COLUMNS: tl.constex
 
 
 @triton.jit
+def load_rows(p, first, t, there, head, HEADS, width, start, COLUMNS: tl.constexpr):
+    """As `load_tile`, of rows `first + t`: offsets from the first one are counted in 32 bits."""
+    c = start + tl.arange(0, COLUMNS)
+    place = t[:, None] * (HEADS * width) + c[None, :]
+    rows = p + (first * HEADS + head) * width
+    return tl.load(rows + place, mask=there[:, None] & (c < width)[None, :], other=0.0)
+
+
+@triton.jit
+def store_rows(p, x, first, t, there, head, HEADS, width, start, COLUMNS: tl.constexpr):
+    """What `load_rows` reads, written in the array's dtype."""
+    c = start + tl.arange(0, COLUMNS)
+    place = t[:, None] * (HEADS * width) + c[None, :]
+    rows = p + (first * HEADS + head) * width
+    tl.store(rows + place, x.to(p.dtype.element_ty), mask=there[:, None] & (c < width)[None, :])
+
+
+@triton.jit
 def chunk_logs(log_decay, first, t, count, head, H):
     """Of each step of a chunk: its logarithm, the sum up to it, the sum of those after it."""
-    place = (first + t) * H + head
-    a = tl.load(log_decay + place, mask=t < count, other=0.0).to(tl.float32)
-    later = tl.load(log_decay + place + H, mask=t + 1 < count, other=0.0).to(tl.float32)
+    start = log_decay + first * H + head
+    a = tl.load(start + t * H, mask=t < count, other=0.0).to(tl.float32)
+    later = tl.load(start + t * H + H, mask=t + 1 < count, other=0.0).to(tl.float32)
     return a, tl.cumsum(a, 0), tl.cumsum(later, 0, reverse=True)
 
 
 @triton.jit
-def chunk_decays(a, t, count):
-    """Decay from step s (columns) to step t (rows), 0 where s is later."""
-    between = tl.where(t[:, None] > t[None, :], a[:, None], 0.0)
-    inside = (t[:, None] >= t[None, :]) & (t[:, None] < count)
-    return tl.exp(tl.where(inside, tl.cumsum(between, 0), float("-inf")))
+def chunk_decays(a, t, count, KIND: tl.constexpr, TURNED: tl.constexpr):
+    """Decay from step s (columns) to step t (rows), 0 where s is later; turned with s in the rows.
+
+    For products of float32 by sums over just the steps between the two, so that a gate that closes takes no
+    digits from the steps behind it; for those of a shorter format by differences of one sum, in which a
+    closed gate counts no more than it must to leave nothing.
+    """
+    if TURNED:
+        earlier, later = t[:, None], t[None, :]
+    else:
+        earlier, later = t[None, :], t[:, None]
+    inside = (later >= earlier) & (later < count)
+    if tl.float32 == KIND:
+        if TURNED:
+            between = tl.cumsum(tl.where(later > earlier, a[None, :], 0.0), 1)
+        else:
+            between = tl.cumsum(tl.where(later > earlier, a[:, None], 0.0), 0)
+    else:
+        total = tl.cumsum(tl.maximum(a, CLOSED), 0)
+        if TURNED:
+            between = total[None, :] - total[:, None]
+        else:
+            between = total[:, None] - total[None, :]
+    return tl.exp(tl.where(inside, between, float("-inf")))
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from bmojo_kernels.triton_support import (
     chunk_logs,
     chunked,
     launch,
-    load_tile,
+    load_rows,
     power_of_two,
     precision,
     product_dtype,
-    store_tile,
+    store_rows,
 )
 
 __all__ = ["backward", "forward"]
@@ -48,8 +48,8 @@ def _gram(left, right, first, t, here, head, H, K, SIDE: tl.constexpr, STEPS: tl
     """Products of the rows of two arrays, with one another."""
     total = tl.zeros((STEPS, STEPS), tl.float32)
     for low in range(0, K, SIDE):
-        x = load_tile(left, first + t, here, head, H, K, low, SIDE).to(KIND)
-        y = load_tile(right, first + t, here, head, H, K, low, SIDE).to(KIND)
+        x = load_rows(left, first, t, here, head, H, K, low, SIDE).to(KIND)
+        y = load_rows(right, first, t, here, head, H, K, low, SIDE).to(KIND)
         total += tl.dot(x, tl.trans(y), input_precision=PRECISION)
     return total
 
@@ -70,7 +70,9 @@ def _system(k, a, write, first, t, here, count, head, H, K, SIDE: tl.constexpr, 
             KIND: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Inverse of a chunk's system."""
     keys = _gram(k, k, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
-    lower = tl.where(t[:, None] > t[None, :], keys * chunk_decays(a, t, count), 0.0) * write[None, :]
+    lower = (
+        tl.where(t[:, None] > t[None, :], keys * chunk_decays(a, t, count, KIND, False), 0.0) * write[None, :]
+    )
     return _invert(lower, t, STEPS)
 
 
@@ -79,9 +81,9 @@ def _apply(inverse, x, weight, out, first, t, here, head, H, W, SIDE: tl.constex
            PRECISION: tl.constexpr):  # fmt: skip
     """`inverse (weight x)` to `out`."""
     for low in range(0, W, SIDE):
-        tile = load_tile(x, first + t, here, head, H, W, low, SIDE).to(tl.float32) * weight[:, None]
+        tile = load_rows(x, first, t, here, head, H, W, low, SIDE).to(tl.float32) * weight[:, None]
         found = tl.dot(inverse, tile.to(KIND), input_precision=PRECISION)
-        store_tile(out, found, first + t, here, head, H, W, low, SIDE)
+        store_rows(out, found, first, t, here, head, H, W, low, SIDE)
 
 
 @triton.jit
@@ -122,11 +124,11 @@ def _follow(
         write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0) * tl.exp(after)
         place = (((start + step) * H + head) * V + i[:, None]) * K + j[None, :]
         tl.store(states + place, state, mask=inside)
-        w = load_tile(keys, first + t, here, head, H, K, 0, KP).to(KIND)
-        error = load_tile(values, first + t, here, head, H, V, low, COLUMNS)
+        w = load_rows(keys, first, t, here, head, H, K, 0, KP).to(KIND)
+        error = load_rows(values, first, t, here, head, H, V, low, COLUMNS)
         error -= tl.dot(w, tl.trans(state.to(KIND)), input_precision=PRECISION)
-        store_tile(errors, error, first + t, here, head, H, V, low, COLUMNS)
-        x = load_tile(k, first + t, here, head, H, K, 0, KP).to(KIND)
+        store_rows(errors, error, first, t, here, head, H, V, low, COLUMNS)
+        x = load_rows(k, first, t, here, head, H, K, 0, KP).to(KIND)
         whole = tl.exp(tl.sum(tl.where(t == count - 1, before, 0.0), 0))
         written = tl.trans((error * write[:, None]).to(KIND))
         state = whole * state + tl.dot(written, x, input_precision=PRECISION)
@@ -153,16 +155,16 @@ def _read(
     a, before, _ = chunk_logs(log_decay, first, t, count, head, H)
     product, old = tl.zeros((STEPS, STEPS), tl.float32), tl.zeros((STEPS, SIDE), tl.float32)
     for start in range(0, K, SIDE):
-        x = load_tile(q, first + t, here, head, H, K, start, SIDE).to(KIND)
-        y = load_tile(k, first + t, here, head, H, K, start, SIDE).to(KIND)
+        x = load_rows(q, first, t, here, head, H, K, start, SIDE).to(KIND)
+        y = load_rows(k, first, t, here, head, H, K, start, SIDE).to(KIND)
         state = _load_state(states, chunk, head, H, V, K, low, start, SIDE).to(KIND)
         product += tl.dot(x, tl.trans(y), input_precision=PRECISION)
         old += tl.dot(x, tl.trans(state), input_precision=PRECISION)
     write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0)
-    innovation = load_tile(errors, first + t, here, head, H, V, low, SIDE) * write[:, None]
-    weights = (product * chunk_decays(a, t, count)).to(KIND)
+    innovation = load_rows(errors, first, t, here, head, H, V, low, SIDE) * write[:, None]
+    weights = (product * chunk_decays(a, t, count, KIND, False)).to(KIND)
     found = tl.dot(weights, innovation.to(KIND), input_precision=PRECISION) + tl.exp(before)[:, None] * old
-    store_tile(o, found * scale, first + t, here, head, H, V, low, SIDE)
+    store_rows(o, found * scale, first, t, here, head, H, V, low, SIDE)
 
 
 @triton.jit
@@ -180,14 +182,14 @@ def _prepare_back(
     inverse = tl.trans(inverse).to(KIND)
     _apply(inverse, k, write * tl.exp(after), keys, first, t, here, head, H, K, SIDE, KIND, PRECISION)
     reads = _gram(k, q, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
-    reads *= tl.trans(chunk_decays(a, t, count)) * write[:, None] * scale
+    reads *= tl.trans(chunk_decays(a, t, count, KIND, False)) * write[:, None] * scale
     reads = reads.to(KIND)
     for low in range(0, V, SIDE):
-        seen = load_tile(do, first + t, here, head, H, V, low, SIDE).to(KIND)
-        given = load_tile(derrors, first + t, here, head, H, V, low, SIDE)
+        seen = load_rows(do, first, t, here, head, H, V, low, SIDE).to(KIND)
+        given = load_rows(derrors, first, t, here, head, H, V, low, SIDE)
         given += tl.dot(reads, seen, input_precision=PRECISION)
         found = tl.dot(inverse, given.to(KIND), input_precision=PRECISION)
-        store_tile(values, found, first + t, here, head, H, V, low, SIDE)
+        store_rows(values, found, first, t, here, head, H, V, low, SIDE)
 
 
 @triton.jit
@@ -212,14 +214,14 @@ def _follow_back(
         _, before, _ = chunk_logs(log_decay, first, t, count, head, H)
         place = (((start + step) * H + head) * V + i[:, None]) * K + j[None, :]
         tl.store(later + place, state, mask=inside)
-        w = load_tile(keys, first + t, here, head, H, K, 0, KP).to(KIND)
-        z = load_tile(values, first + t, here, head, H, V, low, COLUMNS)
+        w = load_rows(keys, first, t, here, head, H, K, 0, KP).to(KIND)
+        z = load_rows(values, first, t, here, head, H, V, low, COLUMNS)
         z += tl.dot(w, tl.trans(state.to(KIND)), input_precision=PRECISION)
-        store_tile(given, z, first + t, here, head, H, V, low, COLUMNS)
+        store_rows(given, z, first, t, here, head, H, V, low, COLUMNS)
         fade = tl.exp(before)[:, None]
-        x = load_tile(k, first + t, here, head, H, K, 0, KP).to(KIND)
-        y = load_tile(q, first + t, here, head, H, K, 0, KP).to(KIND)
-        seen = load_tile(do, first + t, here, head, H, V, low, COLUMNS).to(tl.float32)
+        x = load_rows(k, first, t, here, head, H, K, 0, KP).to(KIND)
+        y = load_rows(q, first, t, here, head, H, K, 0, KP).to(KIND)
+        seen = load_rows(do, first, t, here, head, H, V, low, COLUMNS).to(tl.float32)
         whole = tl.exp(tl.sum(tl.where(t == count - 1, before, 0.0), 0))
         state = whole * state + tl.dot(tl.trans((seen * fade * scale).to(KIND)), y, input_precision=PRECISION)
         state -= tl.dot(tl.trans((z * fade).to(KIND)), x, input_precision=PRECISION)
@@ -238,7 +240,7 @@ def _gradients(
     here = t < count
     a, before, after = chunk_logs(log_decay, first, t, count, head, H)
     write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0)
-    decays = chunk_decays(a, t, count)
+    decays = chunk_decays(a, t, count, KIND, False)
     # Shares of pairs of steps: through the outputs, and through the system.
     reads = _gram(do, errors, first, t, here, head, H, V, SIDE, STEPS, KIND, PRECISION) * decays * scale
     solves = _gram(given, errors, first, t, here, head, H, V, SIDE, STEPS, KIND, PRECISION)
@@ -259,24 +261,24 @@ def _gradients(
             gradient = _load_state(later, chunk, head, H, V, K, low, start, SIDE)
             through += tl.sum(state * gradient)
             state = state.to(KIND)
-            seen = load_tile(do, first + t, here, head, H, V, low, SIDE).to(KIND)
+            seen = load_rows(do, first, t, here, head, H, V, low, SIDE).to(KIND)
             from_q += tl.dot(seen, state, input_precision=PRECISION)
-            z = load_tile(given, first + t, here, head, H, V, low, SIDE).to(KIND)
+            z = load_rows(given, first, t, here, head, H, V, low, SIDE).to(KIND)
             from_k += tl.dot(z, state, input_precision=PRECISION)
-            error = load_tile(errors, first + t, here, head, H, V, low, SIDE).to(KIND)
+            error = load_rows(errors, first, t, here, head, H, V, low, SIDE).to(KIND)
             new += tl.dot(error, gradient.to(KIND), input_precision=PRECISION)
-        x = load_tile(q, first + t, here, head, H, K, start, SIDE)
-        y = load_tile(k, first + t, here, head, H, K, start, SIDE)
+        x = load_rows(q, first, t, here, head, H, K, start, SIDE)
+        y = load_rows(k, first, t, here, head, H, K, start, SIDE)
         from_q, from_k, new = from_q * fade * scale, from_k * fade, new * reach
         old += tl.sum(from_q * x.to(tl.float32) - from_k * y.to(tl.float32), 1)
         written += tl.sum(new * y.to(tl.float32), 1)
         x, y = x.to(KIND), y.to(KIND)
         from_q += tl.dot(reads, y, input_precision=PRECISION)
-        store_tile(dq, from_q, first + t, here, head, H, K, start, SIDE)
+        store_rows(dq, from_q, first, t, here, head, H, K, start, SIDE)
         from_k = new * write[:, None] - from_k
         from_k += tl.dot(tl.trans(reads), x, input_precision=PRECISION)
         from_k += tl.dot(both, y, input_precision=PRECISION)
-        store_tile(dk, from_k, first + t, here, head, H, K, start, SIDE)
+        store_rows(dk, from_k, first, t, here, head, H, K, start, SIDE)
     tl.store(dbeta + (first + t) * H + head, through_write + written, mask=here)
     # As in `ssd_scan`: what ends at or after a step and began before it.
     written = tl.where(here, written * write, 0.0)

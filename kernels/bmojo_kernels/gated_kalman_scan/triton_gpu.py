@@ -24,10 +24,10 @@ from bmojo_kernels.triton_support import (
     chunk_logs,
     chunked,
     launch,
-    load_tile,
+    load_rows,
     power_of_two,
     precision,
-    store_tile,
+    store_rows,
 )
 
 __all__ = ["backward", "forward"]
@@ -95,21 +95,21 @@ def _start(
     a, before, _ = chunk_logs(log_decay, first, t, count, head, H)
     fade = tl.exp(before)
     share = tl.load(shares + (first + t) * H + head, mask=here, other=0.0)
-    alpha = tl.sum(chunk_decays(a, t, count) * (share * fade)[:, None], 0)
+    alpha = tl.sum(chunk_decays(a, t, count, tl.float32, False) * (share * fade)[:, None], 0)
     i, j = low + tl.arange(0, SIDE), start + tl.arange(0, SIDE)
     place = ((chunk * H + head) * K + i[:, None]) * K + j[None, :]
     inside = (i < K)[:, None] & (j < K)[None, :]
     total = -tl.sum(share * fade * fade, 0) * tl.load(states + place, mask=inside, other=0.0)
-    left = load_tile(k, first + t, here, head, H, K, low, SIDE).to(tl.float32) * alpha[:, None]
-    right = load_tile(k, first + t, here, head, H, K, start, SIDE).to(tl.float32)
+    left = load_rows(k, first, t, here, head, H, K, low, SIDE).to(tl.float32) * alpha[:, None]
+    right = load_rows(k, first, t, here, head, H, K, start, SIDE).to(tl.float32)
     total -= tl.dot(tl.trans(left), right, input_precision=PRECISION)
     for side in range(R):
         head_side = head * R + side
-        left = load_tile(x, first + t, here, head_side, H * R, K, low, SIDE) * (fade * 0.5)[:, None]
-        right = load_tile(z, first + t, here, head_side, H * R, K, start, SIDE)
+        left = load_rows(x, first, t, here, head_side, H * R, K, low, SIDE) * (fade * 0.5)[:, None]
+        right = load_rows(z, first, t, here, head_side, H * R, K, start, SIDE)
         total -= tl.dot(tl.trans(left), right, input_precision=PRECISION)
-        left = load_tile(z, first + t, here, head_side, H * R, K, low, SIDE) * (fade * 0.5)[:, None]
-        right = load_tile(x, first + t, here, head_side, H * R, K, start, SIDE)
+        left = load_rows(z, first, t, here, head_side, H * R, K, low, SIDE) * (fade * 0.5)[:, None]
+        right = load_rows(x, first, t, here, head_side, H * R, K, start, SIDE)
         total -= tl.dot(tl.trans(left), right, input_precision=PRECISION)
     tl.store(added + place, total, mask=inside)
     if tl.program_id(2) == 0:
@@ -129,8 +129,8 @@ def _gram(left, right, first, t, here, head_left, HEADS_LEFT, head_right, HEADS_
           STEPS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     total = tl.zeros((STEPS, STEPS), tl.float32)
     for low in range(0, K, SIDE):
-        x = load_tile(left, first + t, here, head_left, HEADS_LEFT, K, low, SIDE).to(tl.float32)
-        y = load_tile(right, first + t, here, head_right, HEADS_RIGHT, K, low, SIDE).to(tl.float32)
+        x = load_rows(left, first, t, here, head_left, HEADS_LEFT, K, low, SIDE).to(tl.float32)
+        y = load_rows(right, first, t, here, head_right, HEADS_RIGHT, K, low, SIDE).to(tl.float32)
         total += tl.dot(x, tl.trans(y), input_precision=PRECISION)
     return total
 
@@ -141,7 +141,7 @@ def _through(p, x, first, t, here, head, HEADS, chunk, state_head, H, K, start, 
     """Some columns of `x` times a chunk's matrix."""
     total = tl.zeros((STEPS, SIDE), tl.float32)
     for low in range(0, K, SIDE):
-        rows = load_tile(x, first + t, here, head, HEADS, K, low, SIDE).to(tl.float32)
+        rows = load_rows(x, first, t, here, head, HEADS, K, low, SIDE).to(tl.float32)
         matrix = _square(p, chunk, state_head, H, K, low, start, SIDE)
         total += tl.dot(rows, matrix, input_precision=PRECISION)
     return total
@@ -157,7 +157,7 @@ def _gradients(
     head, t = tl.program_id(1), tl.arange(0, STEPS)
     here = t < count
     a, before, after = chunk_logs(log_decay, first, t, count, head, H)
-    decays, fade, reach = chunk_decays(a, t, count), tl.exp(before), tl.exp(after)
+    decays, fade, reach = chunk_decays(a, t, count, tl.float32, False), tl.exp(before), tl.exp(after)
     share = tl.load(shares + (first + t) * H + head, mask=here, other=0.0)
     keys = _gram(k, k, first, t, here, head, H, head, H, K, SIDE, STEPS, PRECISION)
     # Of each pair of steps what their keys get by the ridge: through the matrices of all later steps.
@@ -165,7 +165,7 @@ def _gradients(
     alpha = tl.sum(decays * (share * fade)[:, None], 0)
     met, met_later, through, size = tl.zeros((STEPS,), tl.float32), tl.zeros((STEPS,), tl.float32), 0.0, 0.0
     for start in range(0, K, SIDE):
-        y = load_tile(k, first + t, here, head, H, K, start, SIDE).to(tl.float32)
+        y = load_rows(k, first, t, here, head, H, K, start, SIDE).to(tl.float32)
         old = _through(states, k, first, t, here, head, H, chunk, head, H, K, start, SIDE, STEPS, PRECISION)
         new = _through(later, k, first, t, here, head, H, chunk, head, H, K, start, SIDE, STEPS, PRECISION)
         met += tl.sum(old * y, 1)
@@ -175,7 +175,7 @@ def _gradients(
             matrix = _square(states, chunk, head, H, K, low, start, SIDE)
             size += tl.sum(matrix * matrix)
             through += tl.sum(matrix * _square(later, chunk, head, H, K, low, start, SIDE))
-        store_tile(dk, 2 * found, first + t, here, head, H, K, start, SIDE)
+        store_rows(dk, 2 * found, first, t, here, head, H, K, start, SIDE)
     reached = fade[:, None] * met[None, :] + tl.dot(decays, keys * keys, input_precision=PRECISION)
     pairs = -share[:, None] * decays * reached
     ended = -share * (fade * size + tl.sum(decays * met[None, :], 1))
@@ -185,8 +185,8 @@ def _gradients(
         with_z = _gram(z, k, first, t, here, own, H * R, head, H, K, SIDE, STEPS, PRECISION)
         pairs -= decays * with_x * with_z
         for start in range(0, K, SIDE):
-            xs = load_tile(x, first + t, here, own, H * R, K, start, SIDE)
-            zs = load_tile(z, first + t, here, own, H * R, K, start, SIDE)
+            xs = load_rows(x, first, t, here, own, H * R, K, start, SIDE)
+            zs = load_rows(z, first, t, here, own, H * R, K, start, SIDE)
             old = _through(
                 states, x, first, t, here, own, H * R, chunk, head, H, K, start, SIDE, STEPS, PRECISION
             )
@@ -194,8 +194,8 @@ def _gradients(
             more = tl.dot(tl.trans(decays * with_x), zs, input_precision=PRECISION)
             more += tl.dot(tl.trans(decays * with_z), xs, input_precision=PRECISION)
             tl.debug_barrier()
-            more = load_tile(dk, first + t, here, head, H, K, start, SIDE) - more
-            store_tile(dk, more, first + t, here, head, H, K, start, SIDE)
+            more = load_rows(dk, first, t, here, head, H, K, start, SIDE) - more
+            store_rows(dk, more, first, t, here, head, H, K, start, SIDE)
     at_end = tl.sum(pairs, 1) - tl.sum(pairs, 0) + fade * ended
     written = tl.where(here, reach * met_later, 0.0)
     whole = tl.exp(tl.sum(tl.where(t == count - 1, before, 0.0), 0))
@@ -234,7 +234,7 @@ def forward(
     _check(k)
     chunks = chunked(k, cu_seqlens, STRIDE)
     k, log_decay, r, H0 = (x.contiguous() for x in (k, log_decay, r, H0))
-    states, last = states_between(k, log_decay, k, H0, chunks, reverse=False)
+    states, last = states_between(k, log_decay, k, H0, chunks, False, H0.dtype)
     found, _ = _solve_all(k, log_decay, r, states, chunks, ridge, steps, None)
     return found, last, states if keep else states.new_empty(0, *states.shape[1:])
 

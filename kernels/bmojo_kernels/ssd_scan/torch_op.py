@@ -12,12 +12,17 @@ from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.ssd_scan import numba_cpu
 from bmojo_kernels.tasks import run_tasks
 
-__all__ = ["longest_chunk", "ssd_scan_core", "through"]
+__all__ = ["kept_dtype", "longest_chunk", "ssd_scan_core", "through"]
 
 
 def longest_chunk(x: Tensor) -> int:
     """Steps of a chunk whose square stays in a GPU's registers."""
     return 32 if x.dtype is torch.float32 else 64
+
+
+def kept_dtype(x: Tensor, h0: Tensor) -> torch.dtype:
+    """In which a GPU keeps the states between chunks: that of its products, half of the bytes or all."""
+    return x.dtype if x.dtype is torch.bfloat16 else h0.dtype
 
 
 @torch.library.custom_op("bmojo::ssd_scan", mutates_args=(), device_types="cpu")
@@ -58,7 +63,9 @@ def _(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = chunk_rows(x.shape[0], x.shape[1], cu_seqlens, chunk) if keep else 0
-    return x.new_empty(x.shape), h0.new_empty(h0.shape), h0.new_empty(rows, *h0.shape[1:])
+    dtype = h0.dtype if x.device.type == "cpu" else kept_dtype(x, h0)
+    states = h0.new_empty(rows, *h0.shape[1:], dtype=dtype)
+    return x.new_empty(x.shape), h0.new_empty(h0.shape), states
 
 
 @torch.library.custom_op("bmojo::ssd_scan_backward", mutates_args=(), device_types="cpu")

@@ -17,7 +17,7 @@ from tests.kernels.triton.aot import SHARED, compiled
 
 CHIPS = ("sm_80", "sm_90", "gfx942")
 # Kernels without a product of matrices, beside all those of the first operations.
-NO_PRODUCTS = {"_pass", "_add_up", "_solve"}
+NO_PRODUCTS = {"_pass", "_add_up", "_solve", "_weigh", "_logs_back"}
 ELEMENTWISE = {"linear_scan", "selective_scan", "causal_conv1d", "innovation_topk"}
 OPERATIONS = [name for name, kinds in backends.KERNELS.items() if "triton" in kinds]
 # The largest kernels take a compiler its time: for two of the chips they are among the long tests.
