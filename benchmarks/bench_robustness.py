@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,6 @@ def measured_parts() -> dict[str, list[Row]]:
     }
 
 
-@cache
 def sources(part: str) -> str:
     """What a piece depends on: this file, and for the project's own the project."""
     root, files = Path(__file__).parents[1], [Path(__file__)]
@@ -293,13 +292,13 @@ def sources(part: str) -> str:
 
 
 def main() -> None:
-    done = measured_parts()
+    done, of = measured_parts(), {name: sources(name) for name in parts()}
     PARTS.parent.mkdir(exist_ok=True)
     with ProcessPoolExecutor() as pool:
         tasks = {pool.submit(piece): name for name, piece in parts().items() if name not in done}
         for task in as_completed(tasks):
             name, done[tasks[task]] = tasks[task], task.result()
-            kept = {"part": name, "of": sources(name), "rows": [asdict(row) for row in done[name]]}
+            kept = {"part": name, "of": of[name], "rows": [asdict(row) for row in done[name]]}
             with PARTS.open("a") as file:
                 file.write(json.dumps(kept) + "\n")
     write_results("robustness", [row for name in parts() for row in done[name]])
