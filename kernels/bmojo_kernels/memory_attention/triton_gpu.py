@@ -547,19 +547,19 @@ class Inputs(NamedTuple):
 # Queries and keys of a tile, warps, tiles in flight: the largest that stay in registers, by chip, dtype and
 # width; of queries forward, of queries for their gradients, of keys for theirs.
 SIZES = {
-    ("sm_80", "bfloat16", 64): ((64, 64, 4, 2), (64, 32, 4, 1), (64, 32, 4, 1)),
-    ("sm_80", "bfloat16", 128): ((64, 32, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
-    ("sm_80", "bfloat16", 256): ((64, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1)),
+    ("sm_80", "bfloat16", 64): ((128, 32, 8, 2), (64, 32, 4, 1), (64, 32, 4, 1)),
+    ("sm_80", "bfloat16", 128): ((64, 32, 8, 2), (64, 64, 8, 1), (64, 32, 8, 1)),
+    ("sm_80", "bfloat16", 256): ((32, 32, 8, 1), (32, 32, 8, 1), (32, 16, 8, 1)),
     ("sm_80", "float32", 64): ((32, 32, 4, 2), (16, 32, 4, 1), (32, 32, 8, 1)),
     ("sm_80", "float32", 128): ((16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
     ("sm_90", "bfloat16", 64): ((64, 64, 4, 3), (64, 64, 4, 3), (32, 64, 4, 1)),
     ("sm_90", "bfloat16", 128): ((64, 64, 8, 2), (64, 32, 8, 1), (64, 32, 8, 1)),
     ("sm_90", "bfloat16", 256): ((32, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1)),
     ("sm_90", "float32", 64): ((32, 32, 4, 2), (32, 32, 8, 1), (32, 32, 8, 1)),
-    ("sm_90", "float32", 128): ((16, 32, 4, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
+    ("sm_90", "float32", 128): ((16, 32, 8, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
     ("gfx942", "bfloat16", 64): ((64, 32, 4, 1), (64, 32, 4, 1), (64, 32, 4, 1)),
     ("gfx942", "bfloat16", 128): ((64, 32, 4, 1), (64, 32, 4, 1), (64, 32, 4, 1)),
-    ("gfx942", "bfloat16", 256): ((64, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+    ("gfx942", "bfloat16", 256): ((64, 32, 4, 1), (32, 32, 4, 1), (32, 16, 4, 1)),
     ("gfx942", "float32", 64): ((64, 32, 4, 1), (64, 32, 4, 1), (64, 32, 4, 1)),
     ("gfx942", "float32", 128): ((64, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
 }
@@ -577,7 +577,7 @@ def _sizes(x: Inputs, walk: int) -> dict[str, int]:
     queries, keys, warps, stages = found[walk]
     if x.has_set and x.chunk < 16 and walk != KEYS_BACK:
         # Most of a larger tile would be masked in each of its sets.
-        queries, keys, warps = 16, min(keys, 32), 4
+        queries, keys, warps = 16, 16 if walk == QUERIES_BACK else min(keys, 32), 4
     return {"QUERIES": queries, "KEYS": keys, "num_warps": warps, "num_stages": stages}
 
 

@@ -19,6 +19,8 @@ CHIPS = ("sm_80", "sm_90", "gfx942")
 # Kernels without a product of matrices, beside all those of the first operations.
 NO_PRODUCTS = {"_pass", "_add_up", "_solve", "_weigh", "_logs_back"}
 ELEMENTWISE = {"linear_scan", "selective_scan", "causal_conv1d", "innovation_topk"}
+# Bytes: a pointer or two, put away around a loop. What spills inside of one is more.
+AROUND_LOOPS = 16
 OPERATIONS = [name for name, kinds in backends.KERNELS.items() if "triton" in kinds]
 # The largest kernels take a compiler its time: for two of the chips they are among the long tests.
 LARGE = {"memory_attention", "gated_delta_scan", "gated_kalman_scan"}
@@ -103,7 +105,7 @@ def check(operation, chip, dtype, width, **options):
     assert launches
     for launch in launches:
         found = compiled(launch, chip)
-        assert found.stack == 0, found
+        assert found.stack <= AROUND_LOOPS, found
         assert found.shared <= SHARED[chip], found
         expected = operation not in ELEMENTWISE and found.name not in NO_PRODUCTS
         assert found.products == expected, found
