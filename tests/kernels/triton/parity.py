@@ -486,7 +486,12 @@ full_width = pytest.mark.parametrize(
 @on_a_gpu
 @pytest.mark.parametrize(
     ("rule", "dtype"),
-    [("top", torch.float32), ("top", torch.float64), ("threshold", torch.float32), ("random", torch.bfloat16)],
+    [
+        ("top", torch.float32),
+        ("top", torch.float64),
+        ("threshold", torch.float32),
+        ("random", torch.bfloat16),
+    ],
 )
 def test_innovation_topk_over_several_segments(rule, dtype):
     topk_case(rule, 2, 9000, 200, 300, 250, None, dtype)
