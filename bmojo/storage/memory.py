@@ -55,13 +55,13 @@ class StoredMemory:
     chunk, while the layer computes its other memories; `Question.result` waits for what is left. The answer
     joins the layer's one softmax by `joint_softmax`.
 
-    Each sequence of a batch has a stream of its own. How many rows it has belongs to the sequence's state
-    (`begin` tells the first such count), and a query sees no more rows than that: going on from an older
-    state, or computing a piece once more, gives what it gave before, whatever was stored since. Gradients
-    stop at the store.
+    Each sequence of a batch has a stream of its own. Which one, and how many rows it counts, belongs to the
+    sequence's state (`begin` tells them first), and a query sees no more rows than that: going on from an
+    older state, or computing a piece once more, gives what it gave before, whatever was stored since. Two
+    sequences cannot go on in one stream. Gradients stop at the store.
 
-    While the store is away the layer goes on without retrieval; that is said once, by a `StorageWarning`, and
-    so is its return. Rows that a store does not take meanwhile are counted in `lost`.
+    While the store is away the layer goes on without it; that is said once, by a `StorageWarning`, and so is
+    its return. Rows that a store does not take meanwhile are counted in `lost`.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ class StoredMemory:
     >>> keys = torch.eye(4).view(1, 4, 1, 4)  # four rows of one head
     >>> with tempfile.TemporaryDirectory() as folder, FlatStore(f"{folder}/memory") as store:
     ...     memory = StoredMemory(store, read=1)
-    ...     first = memory.begin(1)
-    ...     end = memory.keep(first, torch.tensor([[0, -1, 2]]), keys, 5 * keys, torch.arange(4)[None])
-    ...     found = memory.ask(keys[:, 2:3], end[:, None], end[:, None] * 0 + 9).result()
+    ...     place = memory.begin(1)
+    ...     place = memory.keep(place, torch.tensor([[0, -1, 2]]), keys, 5 * keys, torch.arange(4)[None])
+    ...     found = memory.ask(place, keys[:, 2:3], place[:, 1:], torch.tensor([[9]])).result()
     ...     memory.close()
-    >>> end.tolist(), found.keys.flatten().tolist(), found.values.flatten().tolist()
-    ([2], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 5.0, 0.0])
+    >>> place.tolist(), found.keys.flatten().tolist(), found.values.flatten().tolist()
+    ([[0, 2]], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 5.0, 0.0])
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class StoredMemory:
         self._missing: dict[Stream, list[tuple[int, int]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"storage of layer {layer}")
         self._kept: list[Future[None]] = []
-        self._reason: str | None = None
-        self._said = False
+        self._away: dict[str, str] = {}  # what the store does not do now, and why
+        self._said: set[str] = set()
 
     def begin(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
-        """Rows that each sequence's stream counts at its beginning.
+        """Stream of each sequence, and rows that it counts at its beginning.
 
         Parameters
         ----------
@@ -130,20 +130,33 @@ class StoredMemory:
 
         Returns
         -------
-        count : Tensor of int64, shape (B,)
-        """
-        if self.anew:
-            return torch.zeros(batch, dtype=torch.int64, device=device)
-        counts = [self.store.rows(stream) for stream in self._streams(batch)]
-        return torch.tensor(counts, dtype=torch.int64, device=device)
+        place : Tensor of int64, shape (B, 2)
 
-    def keep(self, count: Tensor, rows: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+        Raises
+        ------
+        StorageError
+            If `entries` names another number of streams.
+        StoreAway
+            If a sequence is to go on in a store that does not answer.
+        """
+        entries = list(range(batch)) if self.entries is None else self.entries
+        if len(entries) != batch:
+            raise StorageError(
+                f"StoredMemory: a batch of {batch} came; entries= names the streams of {len(entries)}."
+            )
+        if self.anew:
+            counts = [0] * batch
+        else:
+            counts = [self.store.rows(Stream(self.layer, entry)) for entry in entries]
+        return torch.tensor([entries, counts], dtype=torch.int64, device=device).T.contiguous()
+
+    def keep(self, place: Tensor, rows: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
         """Store rows of a pool, in the background.
 
         Parameters
         ----------
-        count : Tensor of int64, shape (B,)
-            Rows that were stored before.
+        place : Tensor of int64, shape (B, 2)
+            Stream, and rows that it counted before.
         rows : Tensor of int64, shape (B, N)
             Which rows of the pool, in the order in which they are stored; -1 is none.
         keys : Tensor, shape (B, P, G, d)
@@ -153,8 +166,8 @@ class StoredMemory:
 
         Returns
         -------
-        count : Tensor of int64, shape (B,)
-            Rows stored now.
+        place : Tensor of int64, shape (B, 2)
+            Stream, and rows that it counts now.
 
         Raises
         ------
@@ -162,17 +175,18 @@ class StoredMemory:
             What went wrong in the background since the last call.
         """
         self._check()
-        streams = self._streams(len(rows))
         if rows.shape[1]:
-            x = [part.detach() for part in (count, rows, keys, values, positions)]
-            self._kept.append(self._thread.submit(self._append, streams, _ready(keys), *x))
-        return count + (rows >= 0).sum(1)
+            x = [part.detach() for part in (place, rows, keys, values, positions)]
+            self._kept.append(self._thread.submit(self._append, _ready(keys), *x))
+        return torch.stack([place[:, 0], place[:, 1] + (rows >= 0).sum(1)], dim=1)
 
-    def ask(self, queries: Tensor, limit: Tensor, newest: Tensor) -> Question:
+    def ask(self, place: Tensor, queries: Tensor, limit: Tensor, newest: Tensor) -> Question:
         """Look for the best rows of each query, in the background.
 
         Parameters
         ----------
+        place : Tensor of int64, shape (B, 2)
+            Of which the streams are taken.
         queries : Tensor, shape (B, T, H, d)
         limit : Tensor of int64, shape (B, T)
             How many rows of its stream each query sees; neighbours with the same number are asked together.
@@ -189,8 +203,8 @@ class StoredMemory:
             What went wrong in the background since the last call.
         """
         self._check()
-        streams, x = self._streams(len(queries)), [part.detach() for part in (queries, limit, newest)]
-        return Question(self, self._thread.submit(self._search, streams, _ready(queries), *x))
+        x = [part.detach() for part in (place, queries, limit, newest)]
+        return Question(self, self._thread.submit(self._search, _ready(queries), *x))
 
     def flush(self, timeout: float | None = None) -> None:
         """Return once all that was kept is committed by the store.
@@ -211,43 +225,42 @@ class StoredMemory:
 
     def say(self) -> None:
         """Warn once that the store is away, and once that it is back."""
-        reason, said = self._reason, self._said
-        if reason is not None and not said:
-            self._said = True
-            warnings.warn(
-                f"layer {self.layer} goes on without retrieval: {reason}", StorageWarning, stacklevel=3
-            )
-        elif reason is None and said:
-            self._said = False
-            warnings.warn(
-                f"layer {self.layer}: the store is back"
-                + (f"; {self.lost} rows were not stored meanwhile." if self.lost else "."),
-                StorageWarning,
-                stacklevel=3,
-            )
+        for what, done in (("search", "retrieval"), ("append", "storing")):
+            reason = self._away.get(what)
+            if (reason is None) == (what not in self._said):
+                continue
+            if reason is not None:
+                self._said.add(what)
+                text = f"goes on without {done}: {reason}"
+            else:
+                self._said.discard(what)
+                text = f"goes on with {done}, the store is back"
+                text += f"; {self.lost} rows were not stored." if what == "append" else "."
+            warnings.warn(f"layer {self.layer} {text}", StorageWarning, stacklevel=3)
 
-    def _streams(self, batch: int) -> list[Stream]:
-        entries = list(range(batch)) if self.entries is None else self.entries
-        if len(entries) != batch:
-            raise StorageError(
-                f"StoredMemory: a batch of {batch} came; entries= names the streams of {len(entries)}."
-            )
-        return [Stream(self.layer, entry) for entry in entries]
+    def _streams(self, place: Tensor) -> list[Stream]:
+        return [Stream(self.layer, entry) for entry in place[:, 0].tolist()]
 
     def _check(self) -> None:
         """Raise what went wrong in the background."""
         while self._kept and self._kept[0].done():
             self._kept.pop(0).result()
 
-    def _append(self, streams: list[Stream], ready: Any, *tensors: Tensor) -> None:
+    def _append(self, ready: Any, *tensors: Tensor) -> None:
         """Append the rows of each sequence: in the background thread."""
         if ready is not None:
             ready.synchronize()
-        counts, rows, keys, values, positions = tensors
-        counts, rows = counts.cpu(), rows.cpu()
+        place, rows, keys, values, positions = tensors
+        place, rows = place.cpu(), rows.cpu()
+        streams = self._streams(place)
+        if len(set(streams)) < len(streams):
+            raise StorageError(
+                f"layer {self.layer}: two sequences came that go on in one stream, {streams}; a store cannot "
+                "follow beams. Begin each sequence by init_state, or detach the storage."
+            )
         for entry, stream in enumerate(streams):
             chosen = rows[entry][rows[entry] >= 0]
-            first, there = int(counts[entry]), chosen.to(keys.device)
+            first, there = int(place[entry, 1]), chosen.to(keys.device)
             self._forget(stream, first)
             if not len(chosen):
                 continue
@@ -259,31 +272,34 @@ class StoredMemory:
                     positions[entry].index_select(0, there),
                     first=self._place(stream, first),
                 )
+                self._away.pop("append", None)
             except StoreAway as error:
-                self._reason = str(error)
+                self._away["append"] = str(error)
                 self._missing.setdefault(stream, []).append((first, first + len(chosen)))
                 self.lost += len(chosen)
 
-    def _search(self, streams: list[Stream], ready: Any, *tensors: Tensor) -> Retrieved | None:
+    def _search(self, ready: Any, *tensors: Tensor) -> Retrieved | None:
         """Search for each run of queries with one limit: in the background thread."""
         if ready is not None:
             ready.synchronize()
-        queries, limits, newest = (x.cpu() for x in tensors)
+        place, queries, limits, newest = (x.cpu() for x in tensors)
         found: list[list[Any]] = []
         try:
-            for entry, stream in enumerate(streams):
+            for entry, stream in enumerate(self._streams(place)):
                 found.append([])
                 values, lengths = limits[entry].unique_consecutive(return_counts=True)
                 parts = queries[entry].split(lengths.tolist())
                 for part, limit in zip(parts, values.tolist(), strict=True):
                     limit = self._place(stream, limit)
-                    answer = self.store.search(stream, part, self.read, limit=limit) if limit else None
+                    answer = None
+                    if limit:
+                        answer = self.store.search(stream, part, self.read, limit=limit)
+                        self._away.pop("search", None)
                     found[-1].append((len(part), answer))
         except StoreAway as error:
-            self._reason = str(error)
+            self._away["search"] = str(error)
             return None
-        self._reason = None
-        return _assembled(found, queries.shape[2], self.read, newest, tensors[0])
+        return _assembled(found, queries.shape[2], self.read, newest, tensors[1])
 
     def _place(self, stream: Stream, ordinal: int) -> int:
         """Where the store has what would be at `ordinal` had it taken every row."""
@@ -297,7 +313,9 @@ class StoredMemory:
             self._missing[stream] = [(low, min(high, first)) for low, high in gaps if low < first]
 
 
-def joint_softmax(out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieved, *, scale: float) -> Tensor:
+def joint_softmax(
+    out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieved, *, scale: float
+) -> tuple[Tensor, Tensor]:
     r"""One softmax over what attention has read and what storage has given.
 
     With the attention's own output `o` and the logarithm `L` of its normalizer,
@@ -321,6 +339,8 @@ def joint_softmax(out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieve
     -------
     out : Tensor, shape (B, T, H, d_v)
         It carries the gradient of `out`, `lse` and `queries`.
+    mass : Tensor, shape (B, T, H)
+        How much of each query's attention went to storage.
 
     Examples
     --------
@@ -328,15 +348,16 @@ def joint_softmax(out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieve
     >>> from bmojo.storage.memory import Retrieved, joint_softmax
     >>> found = Retrieved(torch.ones(1, 1, 1, 2, 4), torch.ones(1, 1, 1, 2, 4), torch.zeros(1, 1, 1, 2))
     >>> nothing = torch.zeros(1, 1, 1, 4)
-    >>> joint_softmax(nothing, torch.zeros(1, 1, 1), nothing, found, scale=0.5)
-    tensor([[[[0.6667, 0.6667, 0.6667, 0.6667]]]])
+    >>> out, mass = joint_softmax(nothing, torch.zeros(1, 1, 1), nothing, found, scale=0.5)
+    >>> out.flatten(), mass.item()
+    (tensor([0.6667, 0.6667, 0.6667, 0.6667]), 0.6666...)
     """
     kind = lse.dtype
     logits = (retrieved.keys.to(kind) @ queries.to(kind).unsqueeze(-1)).squeeze(-1) * scale
     logits = torch.cat([lse.unsqueeze(-1), logits + retrieved.bias.to(kind)], dim=-1)
     weights = logits.softmax(dim=-1)
     read = (weights[..., 1:].unsqueeze(-2) @ retrieved.values.to(kind)).squeeze(-2)
-    return (weights[..., :1] * out + read).to(out.dtype)
+    return (weights[..., :1] * out + read).to(out.dtype), weights[..., 1:].sum(-1)
 
 
 def _ready(x: Tensor) -> Any:
@@ -351,7 +372,7 @@ def _ready(x: Tensor) -> Any:
 def _assembled(
     found: list[list[Any]], heads: int, count: int, newest: Tensor, like: Tensor
 ) -> Retrieved | None:
-    """Answers for runs of queries as one for all of them, in the dtype and on the device of the queries."""
+    """Answers for runs of queries as one for all of them, on the device of the queries."""
     answers = [answer for runs in found for _, answer in runs if answer is not None]
     if not answers:
         return None
@@ -368,5 +389,6 @@ def _assembled(
                 seen = (answer.ordinals >= 0) & (answer.positions <= newest[part].view(-1, 1, 1))
                 bias[part].masked_fill_(seen, 0.0)
             begin += length
-    moved = [x.to(like.device, like.dtype) for x in (keys, values, bias)]
+    kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
+    moved = [x.to(like.device, kind) for x in (keys, values, bias)]
     return Retrieved(moved[0], moved[1], moved[2])

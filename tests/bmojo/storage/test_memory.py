@@ -40,10 +40,16 @@ ROWS = torch.tensor([[0, -1, 3, 4, 5], [2, 3, -1, -1, 7]])
 
 def kept(memory, pool, rows=ROWS):
     """Rows in two batches, as two chunks would hand them over."""
-    count = memory.begin(B)
+    place = memory.begin(B)
     for part in rows.split(3, dim=1):
-        count = memory.keep(count, part, *pool)
-    return count
+        place = memory.keep(place, part, *pool)
+    return place
+
+
+def asked(memory, place, queries):
+    """The answer for queries that see all that their streams count."""
+    limit = place[:, 1:].expand(-1, queries.shape[1])
+    return memory.ask(place, queries, limit, torch.full_like(limit, 99)).result()
 
 
 def full(*shape, value=0):
@@ -52,7 +58,7 @@ def full(*shape, value=0):
 
 def test_rows_go_to_their_streams_in_order(store, pool):
     memory = StoredMemory(store, layer=3, entries=[7, 4])
-    assert kept(memory, pool).tolist() == [4, 3]
+    assert kept(memory, pool).tolist() == [[7, 4], [4, 3]]
     memory.flush()
     assert store.streams() == [Stream(3, 4), Stream(3, 7)]
     (piece,) = store._view(Stream(3, 7), None)
@@ -64,10 +70,10 @@ def test_rows_go_to_their_streams_in_order(store, pool):
 
 def test_each_query_sees_what_it_may(store, pool, queries):
     memory = StoredMemory(store, read=3)
-    kept(memory, pool)
+    place = kept(memory, pool)
     limit = torch.tensor([[0, 0, 2, 2, 4, 4], [1, 1, 1, 2, 3, 3]])
     newest = torch.tensor([[9, 9, 9, 2, 4, 9], [9, 1, 9, 9, 9, 3]])
-    found = memory.ask(queries, limit, newest).result()
+    found = memory.ask(place, queries, limit, newest).result()
     memory.close()
     assert found is not None
     for b, t, h in itertools.product(range(B), range(6), range(H)):
@@ -84,7 +90,7 @@ def test_each_query_sees_what_it_may(store, pool, queries):
 
 def test_with_nothing_stored_there_is_no_answer(store, queries):
     memory = StoredMemory(store)
-    assert memory.ask(queries, full(B, 6), full(B, 6)).result() is None
+    assert asked(memory, memory.begin(B), queries) is None
     memory.close()
 
 
@@ -99,11 +105,12 @@ def test_one_softmax_over_all_keys(dtype):
     logits = (seen_k @ q.unsqueeze(-1)).squeeze(-1) * scale
     out, lse = (logits.softmax(-1).unsqueeze(-2) @ seen_v).squeeze(-2), logits.logsumexp(-1)
     lse[0, 2], out[0, 2] = -torch.inf, 0.0  # a query that saw nothing else
-    found = joint_softmax(out, lse, q, Retrieved(k, v, bias), scale=scale)
+    found, mass = joint_softmax(out, lse, q, Retrieved(k, v, bias), scale=scale)
     stored = (k @ q.unsqueeze(-1)).squeeze(-1) * scale + bias
     logits[0, 2] = -torch.inf
     weights = torch.cat([logits, stored], -1).softmax(-1)
     assert_close(found, (weights.unsqueeze(-2) @ torch.cat([seen_v, v], -2)).squeeze(-2), dtype=dtype)
+    assert_close(mass, weights[..., 5:].sum(-1), dtype=dtype)
 
 
 def test_the_gradient_is_that_of_one_softmax_and_stays_finite():
@@ -116,7 +123,7 @@ def test_the_gradient_is_that_of_one_softmax_and_stays_finite():
     for x in (out, q, lse):
         x.requires_grad_()
     torch.autograd.gradcheck(
-        lambda *x: joint_softmax(x[0], x[1], x[2], Retrieved(keys, values, bias), scale=0.5), (out, lse, q)
+        lambda *x: joint_softmax(x[0], x[1], x[2], Retrieved(keys, values, bias), scale=0.5)[0], (out, lse, q)
     )
 
 
@@ -125,12 +132,11 @@ def test_gradients_stop_at_the_store(store, pool, queries):
     keys.requires_grad_()
     queries.requires_grad_()
     memory = StoredMemory(store, read=2)
-    count = memory.keep(memory.begin(B), ROWS, keys, values, positions)
-    found = memory.ask(queries, count[:, None].expand(-1, 6), full(B, 6, value=99)).result()
+    found = asked(memory, memory.keep(memory.begin(B), ROWS, keys, values, positions), queries)
     memory.close()
     assert found is not None
     assert not found.keys.requires_grad
-    out = joint_softmax(torch.zeros(B, 6, H, D), torch.zeros(B, 6, H), queries, found, scale=1.0)
+    out, _ = joint_softmax(torch.zeros(B, 6, H, D), torch.zeros(B, 6, H), queries, found, scale=1.0)
     out.sum().backward()
     assert keys.grad is None
     assert queries.grad is not None
@@ -141,8 +147,8 @@ def test_handing_over_does_not_wait(store, pool, queries, monkeypatch):
     gate = threading.Event()
     monkeypatch.setattr(store, "append", lambda *a, **o: (gate.wait(), FlatStore.append(store, *a, **o))[1])
     memory = StoredMemory(store, read=2)
-    count = kept(memory, pool)
-    question = memory.ask(queries, count[:, None].expand(-1, 6), full(B, 6, value=99))
+    place = kept(memory, pool)
+    question = memory.ask(place, queries, full(B, 6, value=3), full(B, 6, value=99))
     assert store.rows(Stream(0, 0)) == 0  # all of this came back while the store stood still
     gate.set()
     assert question.result() is not None
@@ -153,12 +159,11 @@ def test_an_older_state_goes_on_as_if_nothing_had_been_stored_since(store, pool,
     memory = StoredMemory(store, read=2)
     keys, values, positions = pool
     first = memory.keep(memory.begin(B), ROWS[:, :3], *pool)
-    limit = first[:, None].expand(-1, 6)
-    before = memory.ask(queries, limit, full(B, 6, value=99)).result()
+    before = asked(memory, first, queries)
     memory.keep(first, ROWS[:, 3:], *pool)
-    again = memory.ask(queries, limit, full(B, 6, value=99)).result()
+    again = asked(memory, first, queries)
     other = memory.keep(first, ROWS[:, 3:], -keys, values, positions)  # another continuation
-    after = memory.ask(queries, other[:, None].expand(-1, 6), full(B, 6, value=99)).result()
+    after = asked(memory, other, queries)
     memory.close()
     assert before is not None
     assert again is not None
@@ -172,8 +177,8 @@ def test_a_sequence_begins_anew_or_goes_on(store, pool):
     memory = StoredMemory(store)
     kept(memory, pool)
     memory.close()
-    assert StoredMemory(store).begin(B).tolist() == [0, 0]
-    assert StoredMemory(store, anew=False).begin(B).tolist() == [4, 3]
+    assert StoredMemory(store).begin(B).tolist() == [[0, 0], [1, 0]]
+    assert StoredMemory(store, anew=False).begin(B).tolist() == [[0, 4], [1, 3]]
 
 
 class Away:
@@ -197,30 +202,29 @@ class Away:
 def test_without_the_store_it_goes_on_and_says_so_once(store, pool, queries):
     away = Away(store)
     memory = StoredMemory(away, read=2)
-    count = memory.keep(memory.begin(B), ROWS[:, :3], *pool)
-
-    def ask(count):
-        return memory.ask(queries, count[:, None].expand(-1, 6), full(B, 6, value=99)).result()
-
-    assert ask(count) is not None
+    place = memory.keep(memory.begin(B), ROWS[:, :3], *pool)
+    assert asked(memory, place, queries) is not None
     away.away = True
     with pytest.warns(StorageWarning, match="layer 0 goes on without retrieval: the store is away"):
-        assert ask(count) is None
+        assert asked(memory, place, queries) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
-            assert ask(count) is None
-        lost = memory.keep(count, ROWS[:, 3:4], *pool)
-        assert ask(lost) is None
+            assert asked(memory, place, queries) is None
+    lost = memory.keep(place, ROWS[:, 3:4], *pool)
+    with pytest.warns(StorageWarning, match="layer 0 goes on without storing: the store is away"):
+        assert asked(memory, lost, queries) is None
     away.away = False
-    with pytest.warns(StorageWarning, match="is back; 1 rows were not stored meanwhile"):
-        assert ask(lost) is not None
+    with pytest.warns(StorageWarning, match="goes on with retrieval, the store is back"):
+        assert asked(memory, lost, queries) is not None
+    end = memory.keep(lost, ROWS[:, 4:], *pool)
+    with pytest.warns(StorageWarning, match="with storing, the store is back; 1 rows were not stored"):
+        found = asked(memory, end, queries)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        end = memory.keep(lost, ROWS[:, 4:], *pool)
-        found = ask(end)
+        assert asked(memory, end, queries) is not None
     memory.close()
-    assert end.tolist() == [4, 3]  # as the sequence counts
+    assert end.tolist() == [[0, 4], [1, 3]]  # as the sequence counts
     assert [store.rows(Stream(0, 0)), store.rows(Stream(0, 1))] == [3, 3]
     (piece,) = store._view(Stream(0, 0), None)
     assert piece.positions.tolist() == [0, 3, 5]
@@ -236,16 +240,25 @@ def test_an_error_of_the_store_is_raised_by_the_next_call(store, pool, queries):
         memory.flush()
     memory.keep(memory.begin(B), ROWS, keys, values, positions)
     memory.flush()
-    wrong = memory.ask(queries[..., :3], full(B, 6, value=1), full(B, 6, value=99))
+    wrong = memory.begin(B) + torch.tensor([0, 1])
     with pytest.raises(StorageError, match="queries"):
-        wrong.result()
+        asked(memory, wrong, queries[..., :3])
+    memory.close()
+
+
+def test_two_sequences_cannot_go_on_in_one_stream(store, pool):
+    memory = StoredMemory(store)
+    place = memory.begin(B)[[1, 1]]
+    memory.keep(place, ROWS, *pool)
+    with pytest.raises(StorageError, match="a store cannot follow beams"):
+        memory.flush()
     memory.close()
 
 
 def test_a_batch_without_streams_is_refused(store, pool):
     memory = StoredMemory(store, entries=[1, 2, 3])
     with pytest.raises(StorageError, match="a batch of 2 came; entries= names the streams of 3"):
-        memory.keep(torch.zeros(2, dtype=torch.int64), ROWS, *pool)
+        memory.begin(2)
     memory.close()
     with pytest.raises(StorageError, match="read=0"):
         StoredMemory(store, read=0)
@@ -256,13 +269,12 @@ def test_the_softmax_over_a_whole_store_is_attention_over_everything(store, pool
     keys, values, positions = pool
     memory = StoredMemory(store, read=9)
     rows = torch.arange(9).expand(B, -1)
-    count = memory.keep(memory.begin(B), rows, keys, values, positions)
-    found = memory.ask(queries, count[:, None].expand(-1, 6), full(B, 6, value=99)).result()
+    found = asked(memory, memory.keep(memory.begin(B), rows, keys, values, positions), queries)
     memory.close()
     assert found is not None
     wide = [x.repeat_interleave(H // G, dim=2).transpose(1, 2) for x in (keys, values)]
     q = queries.transpose(1, 2)
     logits = q @ wide[0][:, :, 9:].mT * D**-0.5
     lse, out = logits.logsumexp(-1).transpose(1, 2), (logits.softmax(-1) @ wide[1][:, :, 9:]).transpose(1, 2)
-    joined = joint_softmax(out, lse, queries, found, scale=D**-0.5)
+    joined, _ = joint_softmax(out, lse, queries, found, scale=D**-0.5)
     assert_close(joined, F.scaled_dot_product_attention(q, *wide).transpose(1, 2))
