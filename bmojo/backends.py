@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["backend_of", "narrowed", "state_dtype"]
+__all__ = ["backend_of", "narrowed", "normed", "state_dtype"]
 
 
 def backend_of(x: Tensor) -> str | None:
@@ -19,6 +20,11 @@ def narrowed(u: Tensor) -> Tensor:
     if u.dtype is torch.float32 and torch.is_autocast_enabled(kind):
         return u.to(torch.get_autocast_dtype(kind))
     return u
+
+
+def normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """The norm of `x` in its own dtype, in one kernel: under autocast the weight is wider than `x`."""
+    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps).to(x.dtype)
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.backends import state_dtype
+from bmojo.backends import normed, state_dtype
 from bmojo.config import BMojoConfig
 from bmojo.rotary import Table, table, turn
 
@@ -116,7 +116,7 @@ class Projections(nn.Module):
         projection = self.in_proj if self.config.tie_projections else self.fading_proj
         both = F.linear(fading, projection.weight[self.widths[0] :])
         keys, values = (part.unflatten(-1, (-1, self.head_dim)) for part in both.chunk(2, dim=-1))
-        keys = self.key_norm(keys).to(values.dtype) if self.config.qk_norm else keys
+        keys = normed(self.key_norm, keys) if self.config.qk_norm else keys
         return self.far_keys(keys, angles), values
 
     def fading_queries(self, heads: Heads, tokens: Tensor, angles: Angles) -> Tensor | None:
@@ -126,8 +126,8 @@ class Projections(nn.Module):
             return None if same else self.far_queries(heads.plain_queries, angles)
         queries = F.linear(tokens, self.fading_proj.weight[: self.widths[0]])
         queries = queries.unflatten(-1, (-1, self.head_dim))
-        normed = self.query_norm(queries).to(queries.dtype) if self.config.qk_norm else queries
-        return self.far_queries(normed, angles)
+        queries = normed(self.query_norm, queries) if self.config.qk_norm else queries
+        return self.far_queries(queries, angles)
 
     def eidetic_queries(self, heads: Heads, angles: Angles) -> Tensor | None:
         """Queries that meet kept keys; `None` where they are those of the window."""
@@ -136,7 +136,7 @@ class Projections(nn.Module):
         queries = heads.plain_queries
         if self.config.eidetic_norm:
             gain = self.eidetic_gain.unsqueeze(-1)
-            queries = (self.eidetic_query_norm(queries) * gain).to(queries.dtype)
+            queries = (normed(self.eidetic_query_norm, queries) * gain).to(queries.dtype)
         return self.far_queries(queries, angles)
 
     def eidetic_keys(self, heads: Heads, angles: Angles) -> Tensor:
@@ -160,5 +160,5 @@ class Projections(nn.Module):
         return turn(keys, angles.own) if self.far == "own" and angles.own is not None else keys
 
     def _as_kept(self, plain: Tensor, angles: Angles) -> Tensor:
-        keys = self.eidetic_key_norm(plain).to(plain.dtype) if self.config.eidetic_norm else plain
+        keys = normed(self.eidetic_key_norm, plain) if self.config.eidetic_norm else plain
         return self.far_keys(keys, angles)

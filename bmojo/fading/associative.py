@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.backends import backend_of, state_dtype
+from bmojo.backends import backend_of, normed, state_dtype
 from bmojo.convolution import CausalConv
 from bmojo.fading.mamba2 import start_of_steps
 from bmojo.fading.protocol import MixerState
@@ -64,8 +64,7 @@ class _Associative(nn.Module):
         return torch.sigmoid(beta), decay, *(torch.sigmoid(x) for x in others)
 
     def _out(self, o: Tensor, z: Tensor) -> Tensor:
-        normed = self.norm(o).to(z.dtype).flatten(-2)
-        return self.out_proj(normed * F.silu(z))
+        return self.out_proj(normed(self.norm, o).to(z.dtype).flatten(-2) * F.silu(z))
 
     def forward(
         self, u: Tensor, state: MixerState | None = None, *, cu_seqlens: Tensor | None = None

@@ -136,7 +136,8 @@ class LTI(nn.Module):
         self.upper = nn.Parameter(torch.zeros(states, states))
         scale = self._input_scale(states).unsqueeze(1)
         self.B = nn.Parameter(torch.randn(states, inputs) / math.sqrt(inputs) * scale)
-        self.C = nn.Parameter(torch.randn(outputs, states) / math.sqrt(max(states, 1)))
+        # A third of the input's scale: in a deep stack of residual blocks slow modes add up.
+        self.C = nn.Parameter(torch.randn(outputs, states) / (3 * math.sqrt(max(states, 1))))
         self.D = nn.Parameter(torch.zeros(outputs, inputs))
         above = torch.triu(torch.ones(states, states), diagonal=1)
         for start, two in self.blocks:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.backends import backend_of, state_dtype
+from bmojo.backends import backend_of, normed, state_dtype
 from bmojo.convolution import CausalConv
 from bmojo.fading.protocol import MixerState
 
@@ -110,4 +110,4 @@ class Mamba2(nn.Module):
 
     def _out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
         y = (y + self.D.to(x.dtype).unsqueeze(-1) * x).flatten(-2)
-        return self.out_proj(self.norm(y * F.silu(z)))
+        return self.out_proj(normed(self.norm, y * F.silu(z)))
