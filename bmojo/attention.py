@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import bmojo_kernels as bk
+import torch
 from torch import Tensor
 
 from bmojo.backends import backend_of
 from bmojo.chunks import Chunks
 from bmojo.segments import Segment, attend, consecutive, everywhere, placed
+from bmojo.storage.exchange import Reading
 
 __all__ = ["Memories"]
 
@@ -38,6 +40,8 @@ class Memories:
     gate : Tensor, shape (B, P), optional
         Added to the logits of `eidetic`.
     retrieved : tuple of Tensor, shape (B, R, G, d) twice, and (B, R) where logits are added to, optional
+    stored : Reading, optional
+        What storage is being asked for.
     start : int
     cu_seqlens : Tensor, shape (S + 1,), optional
     """
@@ -53,12 +57,17 @@ class Memories:
     gate: Tensor | None = None
     retrieved: tuple[Tensor, ...] | None = None
     retrieved_queries: Tensor | None = None
+    stored: Reading | None = None
     start: int = 0
     cu_seqlens: Tensor | None = None
 
     def read(self, *, window: int, chunk: int) -> Tensor:
         """What the queries read, (B, T, H, d), by the kernel."""
-        return bk.memory_attention(
+        return self._read(window, chunk)[0]
+
+    def _read(self, window: int, chunk: int) -> tuple[Tensor, Tensor | None]:
+        """The same, and the mass (B, T, H) of storage where it is asked."""
+        out, lse = bk.memory_attention(
             self.queries,
             *self.window,
             window=window,
@@ -75,7 +84,8 @@ class Memories:
             start=self.start,
             cu_seqlens=self.cu_seqlens,
             backend=backend_of(self.queries),
-        )[0]
+        )
+        return (out, None) if self.stored is None else self.stored.joined(out, lse.transpose(1, 2))
 
     def read_by_segment(self, *, window: int, chunk: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """The same by the definition, with the mass (B, T, H, segments) of each memory, and their names."""
@@ -99,4 +109,11 @@ class Memories:
         if self.retrieved is not None:
             segments.append(everywhere(chunks, cut(self.retrieved_queries), self.retrieved))
         out, mass = attend(segments, scale=self.queries.shape[-1] ** -0.5)
-        return chunks.join(out), chunks.join(mass), tuple(segment.name for segment in segments)
+        out, mass = chunks.join(out), chunks.join(mass)
+        names = tuple(segment.name for segment in segments)
+        if self.stored is None:
+            return out, mass, names
+        out, stored = self._read(window, chunk)
+        assert stored is not None
+        stored = stored.unsqueeze(-1).to(mass.dtype)
+        return out, torch.cat([mass * (1 - stored), stored], dim=-1), (*names, "stored")

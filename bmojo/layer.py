@@ -18,6 +18,7 @@ from bmojo.packing import edges_of
 from bmojo.passes import Stored, piece_of, step_of
 from bmojo.projections import Projections
 from bmojo.state import BMojoState, KeyValueRing
+from bmojo.storage.memory import StoredMemory
 from bmojo.trace import BMojoTrace
 from realization.filtering.innovations import chi_squared_quantile
 
@@ -63,6 +64,7 @@ class BMojo(Projections):
     """
 
     seed: Tensor | None
+    storage: StoredMemory | None = None
 
     def __init__(self, config: BMojoConfig) -> None:
         super().__init__(config)
@@ -155,6 +157,7 @@ class BMojo(Projections):
             eidetic_index=zeros(places, dtype=torch.int64) - 1,
             eidetic_priority=zeros(places, dtype=torch.float64) - torch.inf,
             eidetic_gate=zeros(places if config.write_gate else 0, dtype=gates),
+            place=None if self.storage is None else self.storage.begin(batch, weight.device),
         )
 
     def forward(
@@ -288,7 +291,7 @@ class BMojo(Projections):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a file takes the layer, not what its last pass left.
-        return self.__dict__ | {"last_prediction_loss": None}
+        return self.__dict__ | {"last_prediction_loss": None, "storage": None}
 
     def _check(
         self,
@@ -319,6 +322,12 @@ class BMojo(Projections):
                 )
         if state is not None and state.batch != sequences:
             raise ValueError(f"BMojo: a state for {state.batch} sequences came with {sequences} sequences.")
+        ragged = cu_seqlens is not None or (state is not None and state.lacking is not None)
+        if self.storage is not None and ragged:
+            raise ValueError(
+                "BMojo: packed sequences or a mask came to a layer with storage, whose streams are of whole "
+                "batches; pass sequences of one length, or detach the storage."
+            )
         if retrieved is None:
             return
         if self.config.window == 0:

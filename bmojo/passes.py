@@ -15,6 +15,7 @@ from bmojo.eidetic.selection import absorbed, advanced, chunk_rows, seen_places,
 from bmojo.packing import Piece, places_of, read_ragged, unpacked
 from bmojo.projections import Angles, Heads
 from bmojo.state import BMojoState, KeyValueRing, ordered, renewed, written
+from bmojo.storage.exchange import Pool, Reading, exchange, starts_chunk
 
 if TYPE_CHECKING:
     from bmojo.layer import BMojo
@@ -96,6 +97,9 @@ def _piece(
         if state is not None:
             memories, rings = _continued(layer, memories, heads, worth, angles, state)
             updates |= rings
+        if layer.storage is not None and worth is not None:
+            reading, updates["place"] = _asked(layer, memories, worth, state)
+            memories = replace(memories, stored=reading)
         if retrieved is not None:
             memories = replace(memories, retrieved=retrieved, retrieved_queries=heads.plain_queries)
     if state is not None:
@@ -124,7 +128,7 @@ def _fresh(
     if state is None or state.position == 0:
         window, chunk = layer.steps.values()
         index = bk.innovation_topk(
-            worth.priority, budget=places, window=window, chunk=chunk, cu_seqlens=cu_seqlens
+            worth.priority, budget=places, window=window, chunk=chunk, cu_seqlens=cu_seqlens, check=False
         )
     return replace(
         memories,
@@ -169,6 +173,62 @@ def _continued(
         if start:
             met |= _sets(layer, priority, state) | {"eidetic": pool, "gate": gate}
     return (replace(memories, **met) if start else memories), updates
+
+
+def _asked(
+    layer: BMojo, memories: Memories, worth: Judged, state: BMojoState | None
+) -> tuple[Reading, Tensor]:
+    """What storage is asked for, once it has what leaves the set; streams and their rows after the piece."""
+    assert layer.storage is not None
+    queries, priority = memories.eidetic_queries, worth.priority
+    queries = memories.queries if queries is None else queries
+    if state is None:
+        place, before = layer.storage.begin(len(priority), priority.device), layer.config.window
+        index = torch.full((len(priority), layer.config.eidetic), -1, device=priority.device)
+        kept, past = (priority.new_full((len(priority), n), -torch.inf) for n in (index.shape[1], before))
+    else:
+        place = layer.storage.begin(state.batch, priority.device) if state.place is None else state.place
+        index, kept = state.eidetic_index, state.eidetic_priority
+        past = ordered(state.window_priority, state.position)
+    keys, values = memories.window if memories.eidetic is None else memories.eidetic
+    pool = Pool(keys, values, memories.gate, index, kept, torch.cat([past, priority.to(past.dtype)], dim=1))
+    return exchange(
+        layer.storage,
+        place,
+        pool,
+        queries,
+        gated=pool.gate is not None,
+        position=memories.start,
+        **layer.steps,
+    )
+
+
+def _asked_by_one(
+    layer: BMojo, heads: Heads, worth: Judged, angles: Angles, state: BMojoState
+) -> tuple[Reading, Tensor]:
+    """The same for one query."""
+    assert layer.storage is not None
+    queries, start, pool = layer.eidetic_queries(heads, angles), state.position, None
+    queries = heads.queries if queries is None else queries
+    gated = worth.log_gate is not None
+    if starts_chunk(start, 1, layer.steps["chunk"]):
+        keys, values = state.window.ordered(start)
+        past = torch.arange(start - layer.config.window, start, device=keys.device)
+        kept = layer.kept_keys(keys, layer.angles(past, keys.dtype))
+        gate = None
+        if worth.log_gate is not None:
+            gate = torch.cat([state.eidetic_gate, ordered(state.window_gate, start), worth.log_gate], dim=1)
+        earlier = ordered(state.window_priority, start)
+        pool = Pool(
+            torch.cat([state.eidetic.keys, kept, layer.eidetic_keys(heads, angles)], dim=1),
+            torch.cat([state.eidetic.values, values, heads.values], dim=1),
+            gate,
+            state.eidetic_index,
+            state.eidetic_priority,
+            torch.cat([earlier, worth.priority.to(earlier.dtype)], dim=1),
+        )
+    place = layer.storage.begin(state.batch, queries.device) if state.place is None else state.place
+    return exchange(layer.storage, place, pool, queries, gated=gated, position=start, **layer.steps)
 
 
 def _joined(*pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -275,6 +335,9 @@ def _read_one(
     angles = layer.angles(position, u.dtype)
     heads = layer.heads(tokens.unsqueeze(1), angles)
     met: dict[str, Any] = {}
+    reading = None
+    if layer.storage is not None and worth is not None:
+        reading, updates["place"] = _asked_by_one(layer, heads, worth, angles, state)
     if worth is not None:
         kept, index = _advance(layer, worth, state)
         updates |= kept
@@ -297,9 +360,11 @@ def _read_one(
     if state.lacking is not None:
         pair = window.keys, window.values
         return read_ragged(queries, pair, met, state.lacking, position=start, window=config.window), updates
-    out, _ = bk.memory_attention_step(
+    out, lse = bk.memory_attention_step(
         queries, window.keys, window.values, window=config.window, position=start, **met
     )
+    if reading is not None:
+        out = reading.joined(out.unsqueeze(1), lse.unsqueeze(1))[0].squeeze(1)
     return out, updates
 
 

@@ -114,6 +114,8 @@ class BMojoState:
     eidetic_priority, eidetic_gate : Tensor, shape (B, m)
     lacking : Tensor of int64, shape (B,), optional
         Where sequences are of several lengths: by how many tokens each is shorter than `position`.
+    place : Tensor of int64, shape (B, 2), optional
+        Stream of each sequence in the layer's storage, and rows that it counts.
 
     Examples
     --------
@@ -139,6 +141,7 @@ class BMojoState:
     eidetic_priority: Tensor
     eidetic_gate: Tensor
     lacking: Tensor | None = None
+    place: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -240,7 +243,7 @@ class BMojoState:
 
         rings = [self.window.keys, self.window.values, self.fading.keys, self.fading.values]
         tails = [self.conv_tail, *self.predictor, self.window_priority, self.window_gate]
-        tails += [] if self.lacking is None else [self.lacking]
+        tails += [x for x in (self.lacking, self.place) if x is not None]
         kept = [
             self.eidetic.keys,
             self.eidetic.values,

@@ -1,5 +1,6 @@
 """In storage: a memory without a bound, written in the background and searched by inner product."""
 
+from bmojo.storage.attach import attach, detach
 from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
 from bmojo.storage.faiss import FaissStore
 from bmojo.storage.flat import FlatStore
@@ -18,4 +19,6 @@ __all__ = [
     "StoreAway",
     "StoredMemory",
     "Stream",
+    "attach",
+    "detach",
 ]
