@@ -37,7 +37,7 @@ def fit(
     Parameters
     ----------
     data : IOData or array_like, shape (T, p)
-        The record.
+        The record. A line breaks where outputs are missing and where another experiment begins.
     y_hat : array_like, shape (T, p), or a mapping from labels to such arrays
         At most two: the second is drawn dashed.
     output : int
@@ -66,19 +66,20 @@ def fit(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['measured', 'model, 29.3 %']
     """
-    record = as_data(data)
+    record = as_data(data, missing=True, experiments=True)
     curves = y_hat if isinstance(y_hat, Mapping) else {"model": y_hat}
     if not 1 <= len(curves) <= 2:
         raise DataError(f"fit: {len(curves)} predictions came; one or two can be told apart in a picture.")
-    y = column(record.y, record.length, output, "y")
+    y, there = _measured(record, output)
     with style():
         ax = axes_of(ax, (7.0, 3.0))
-        ax.plot(record.time, y, color=COLOURS["data"], linewidth=3.2, alpha=0.35, label="measured")
+        ax.plot(*_broken(record, y), color=COLOURS["data"], linewidth=3.2, alpha=0.35, label="measured")
         looks = [("prediction", "-"), ("fading", (0, (3, 1.5)))]
         for (name, values), (meaning, dashes) in zip(curves.items(), looks):
             curve = column(values, record.length, output, name)
-            label = f"{name}, {fit_percent(y, curve)[0]:.1f} %"
-            ax.plot(record.time, curve, color=COLOURS[meaning], linewidth=1.5, linestyle=dashes, label=label)
+            label = f"{name}, {fit_percent(y[there], curve[there])[0]:.1f} %"
+            line = _broken(record, curve)
+            ax.plot(*line, color=COLOURS[meaning], linewidth=1.5, linestyle=dashes, label=label)
         _time_axis(ax, record)
         ax.set_ylabel(record.output_labels[output])
         legend(ax)
@@ -244,7 +245,7 @@ def reconstruction(
     Parameters
     ----------
     data : IOData or array_like, shape (T, p)
-        The record.
+        The record. A line breaks where outputs are missing and where another experiment begins.
     rebuilt : array_like, shape (T, p)
         What state and kept samples give back.
     kept : array_like of int, shape (m,)
@@ -280,19 +281,19 @@ def reconstruction(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['measured', 'state and 1 kept (ticks), 92.9 %']
     """
-    record = as_data(data)
-    y = column(record.y, record.length, output, "y")
+    record = as_data(data, missing=True, experiments=True)
+    y, there = _measured(record, output)
     chosen = _indices(kept, record.length)
     again = column(rebuilt, record.length, output, "rebuilt")
     with style():
         ax = axes_of(ax, (7.0, 3.0))
-        ax.plot(record.time, y, color=COLOURS["data"], linewidth=3.2, alpha=0.35, label="measured")
+        ax.plot(*_broken(record, y), color=COLOURS["data"], linewidth=3.2, alpha=0.35, label="measured")
         if without is not None:
             alone = column(without, record.length, output, "without")
-            label = f"state alone, {fit_percent(y, alone)[0]:.1f} %"
-            ax.plot(record.time, alone, color=COLOURS["fading"], linewidth=1.5, label=label)
-        label = f"state and {chosen.size} kept (ticks), {fit_percent(y, again)[0]:.1f} %"
-        ax.plot(record.time, again, color=COLOURS["eidetic"], linewidth=1.5, label=label)
+            label = f"state alone, {fit_percent(y[there], alone[there])[0]:.1f} %"
+            ax.plot(*_broken(record, alone), color=COLOURS["fading"], linewidth=1.5, label=label)
+        label = f"state and {chosen.size} kept (ticks), {fit_percent(y[there], again[there])[0]:.1f} %"
+        ax.plot(*_broken(record, again), color=COLOURS["eidetic"], linewidth=1.5, label=label)
         ax.plot(
             record.time[chosen], np.zeros(chosen.size), "|", markersize=9, color=COLOURS["eidetic"],
             transform=ax.get_xaxis_transform(), clip_on=False
@@ -301,6 +302,19 @@ def reconstruction(
         ax.set_ylabel(record.output_labels[output])
         legend(ax)
     return ax
+
+
+def _measured(record: IOData, output: int) -> tuple[Array, NDArray[np.bool_]]:
+    """One output, NaN where it is missing, and where it is there."""
+    there = record.observed
+    y = column(np.where(there, record.y, 0.0), record.length, output, "y")
+    return np.where(there[:, output], y, np.nan), there[:, output]
+
+
+def _broken(record: IOData, values: Array) -> tuple[Array, Array]:
+    """Times and values of a line that does not run from one experiment into the next."""
+    starts = record.starts[1:]
+    return np.insert(record.time, starts, np.nan), np.insert(values, starts, np.nan)
 
 
 def _indices(kept: ArrayLike, length: int) -> NDArray[np.intp]:

@@ -22,6 +22,7 @@ from realization.realize.era import era
 from realization.realize.hankel import hankel
 from realization.signals import IOData
 from realization.signals.data import as_data
+from realization.signals.gaps import gap_free
 from realization.systems import InnovationsModel, observability_matrix
 
 __all__ = ["OkidResult", "okid"]
@@ -100,7 +101,8 @@ def okid(
     Parameters
     ----------
     data : IOData
-        With at least one input, persistently exciting.
+        With at least one input, persistently exciting. Experiments are kept apart; of a record with missing
+        outputs the stretches without gaps count as experiments (`gap_free`).
     order : int, optional
         Number of states; as many as there are singular values above `tol` when left out.
     lags : int, optional
@@ -150,7 +152,7 @@ def okid(
     >>> rz.okid(data, order=1, lags=10).model.poles.real.round(2)
     array([0.8])
     """
-    data = as_data(data)
+    data = gap_free(as_data(data, missing=True, experiments=True))
     lags = _lags(data, lags, order)
     count = 2 * lags + 1 if count is None else count
     if not isinstance(count, int | np.integer) or count < 3:
@@ -192,15 +194,22 @@ def _lags(data: IOData, lags: int | None, order: int | None) -> int:
             "okid: the record has no input, so there are no Markov parameters to find. For a time series use "
             "stochastic_realization on its covariances, or n4sid."
         )
-    width = data.n_inputs + data.n_outputs
-    longest = (data.length - 2 - data.n_inputs) // (width + 1)
+    width, lengths = data.n_inputs + data.n_outputs, np.array([rows.stop - rows.start for rows in data.spans])
+
+    def left(lags: int) -> int:
+        """Rows of the regression."""
+        return int(np.maximum(lengths - lags, 0).sum())
+
     if lags is None:
-        lags = max(min(30, (data.length - 3) // (3 * width + 1)), 1)
+        lags = max((k for k in range(1, 31) if left(k) >= 3 + 3 * k * width), default=1)
     if not isinstance(lags, int | np.integer) or lags < 1:
         raise ShapeError(f"okid: lags={lags!r} came; a whole number, at least 1, is needed.")
-    if lags > longest:
+    if left(lags) < 2 + data.n_inputs + lags * width:
+        longest = max((k for k in range(lags) if left(k) >= 2 + data.n_inputs + k * width), default=0)
         raise ExcitationError(
-            f"okid: {data.length} samples are too few for {lags} lags of {width} channels; they allow "
+            f"okid: {data.length} samples"
+            + (f" in {len(data.starts)} stretches" if len(data.starts) > 1 else "")
+            + f" are too few for {lags} lags of {width} channels; they allow "
             f"{longest}. Take fewer lags or a longer record."
         )
     if order is not None and (
@@ -215,22 +224,24 @@ def _lags(data: IOData, lags: int | None, order: int | None) -> int:
 
 def _observer(data: IOData, lags: int, feedthrough: bool) -> _Observer:
     u, y = data.inputs, data.y
-    (T, m), p, first = u.shape, data.n_outputs, 0 if feedthrough else 1
-    past_u = [u[lags - k : T - k] for k in range(first, lags + 1)]
-    past_y = [y[lags - k : T - k] for k in range(1, lags + 1)]
+    m, p, first = u.shape[1], data.n_outputs, 0 if feedthrough else 1
+    now = np.concatenate([np.arange(rows.start + lags, rows.stop) for rows in data.spans])
+    T, target = len(now), y[now]
+    past_u = [u[now - k] for k in range(first, lags + 1)]
+    past_y = [y[now - k] for k in range(1, lags + 1)]
     _warn_if_poor(np.hstack(past_u))
-    regressors = np.hstack([np.ones((T - lags, 1)), *past_u, *past_y])
+    regressors = np.hstack([np.ones((T, 1)), *past_u, *past_y])
     size = np.linalg.norm(regressors, axis=0)
     size[size == 0] = 1.0
-    theta, _, rank, _ = scipy.linalg.lstsq(regressors / size, y[lags:], cond=ROUNDING, lapack_driver="gelsd")
+    theta, _, rank, _ = scipy.linalg.lstsq(regressors / size, target, cond=ROUNDING, lapack_driver="gelsd")
     theta = theta / size[:, None]
-    e = y[lags:] - regressors @ theta
+    e = target - regressors @ theta
     taps = theta[1:].T
     split = (lags + 1 - first) * m
     inputs = np.zeros((lags + 1, p, m))
     inputs[first:] = taps[:, :split].reshape(p, -1, m).transpose(1, 0, 2)
     outputs = taps[:, split:].reshape(p, lags, p).transpose(1, 0, 2)
-    return _Observer(inputs, outputs, theta[0], e.T @ e / max(T - lags - int(rank), 1))
+    return _Observer(inputs, outputs, theta[0], e.T @ e / max(T - int(rank), 1))
 
 
 def _warn_if_poor(past: Array) -> None:

@@ -182,11 +182,22 @@ class InnovationsModel(StateSpace):
         -------
         y_hat : ndarray, shape (T, p)
             The first `horizon - 1` rows of each experiment are simulated from `x0`.
+
+        Raises
+        ------
+        DataError
+            If outputs are missing: `kalman_filter` predicts over gaps.
         """
         self._require_discrete("predict")
         if horizon < 1:
             raise RealizationError(f"predict: horizon={horizon} came; it must be at least 1.")
-        data = self._record(data, experiments=True)
+        data = self._record(data, missing=True, experiments=True)
+        if not data.observed.all():
+            raise DataError(
+                f"predict: {int((~data.observed).sum())} outputs are missing, over which the gain is not the "
+                "model's. `outputs` of kalman_filter(model, data, x0=model.estimate_x0(data), steady=True) "
+                "are the one-step predictions of such a record, kalman_smoother fills it."
+            )
         firsts = (
             np.atleast_2d(self.estimate_x0(data, focus="prediction"))
             if x0 is None

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realization.errors import DataError, RankError, RealizationError, ShapeError, UnstableError
+from realization.filtering import kalman_filter
 from realization.signals import IOData
 from realization.systems import InnovationsModel, StateSpace
 from tests.oracles.systems import markov_exact, predict_loop, simulate_loop
@@ -276,6 +277,15 @@ class TestInnovationsModel:
         model = InnovationsModel([[3.0]], [[1.0]], [[1.0]])
         with np.errstate(all="ignore"), pytest.raises(UnstableError, match="overflows"):
             model.estimate_x0(IOData(np.ones(900), np.ones(900)))
+
+    def test_over_gaps_the_kalman_filter_predicts(self, rng):
+        model = InnovationsModel([[0.8]], [[1.0]], [[1.0]], K=[[0.4]])
+        y, u = rng.standard_normal((2, 30, 1))
+        with pytest.raises(DataError, match="predict: 1 outputs are missing.*kalman_filter"):
+            model.predict(IOData(np.where(np.arange(30)[:, None] == 7, np.nan, y), u, missing=True))
+        x0 = model.estimate_x0(IOData(y, u), focus="prediction")
+        again = kalman_filter(model, IOData(y, u), x0=x0, steady=True).outputs
+        assert_close(again, model.predict(IOData(y, u)))
 
     def test_no_states_predicts_the_mean_and_the_gain(self):
         model = InnovationsModel(

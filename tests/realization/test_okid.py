@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+import realization as rz
 from realization.errors import DataError, ExcitationError, ExcitationWarning, RankError, ShapeError
 from realization.realize import markov_parameters, okid
 from realization.signals import IOData
@@ -97,3 +98,18 @@ def test_what_is_refused(options, error, message, rng):
 def test_a_time_series_is_refused(rng):
     with pytest.raises(ExcitationError, match="no input"):
         okid(IOData(rng.standard_normal(60)))
+
+
+def test_experiments_and_gaps_are_kept_apart(rng):
+    """Noise-free: windows that reach over a gap, or into another experiment, would spoil exactness."""
+    plant = rz.StateSpace([[0.8, 0.4], [-0.4, 0.7]], [[1.0], [0.5]], [[1.0, 0.3], [0.2, 1.0]], [[0.5], [0.0]])
+    u = [rng.standard_normal((length, 1)) for length in (150, 90)]
+    y = [plant.simulate(part, x0=rng.standard_normal(2)) for part in u]
+    y[0][40:43, 0] = np.nan
+    y[1][60, 1] = np.nan
+    parts = [rz.IOData(outputs, inputs, missing=True) for outputs, inputs in zip(y, u)]
+    found = rz.okid(rz.IOData.concatenate(parts), order=2, lags=4)
+    assert_close(found.model.impulse_response(20), plant.impulse_response(20), "recurrence")
+    short = rz.IOData(np.ones((12, 1)).cumsum(axis=0), rng.standard_normal((12, 1)), starts=(0, 6))
+    with pytest.raises(rz.ExcitationError, match="12 samples in 2 stretches are too few for 4 lags"):
+        rz.okid(short, lags=4)

@@ -265,3 +265,19 @@ def test_without_matplotlib_the_extra_is_named():
         "try:\n    plot.memory({'window': [1.0]})\nexcept ImportError as error:\n    print(error)"
     )
     assert "pip install 'realization[plot]'" in run_python(code).stdout
+
+
+def test_lines_break_at_gaps_and_between_experiments(rng):
+    y = rng.standard_normal((20, 2))
+    y[5, 0] = np.nan
+    parts = [IOData(y, missing=True), IOData(rng.standard_normal((10, 2)), missing=True)]
+    data = IOData.concatenate(parts)
+    guess = np.where(data.observed, data.y, 7.0)
+    ax = plot.fit(data, guess)
+    measured, modelled = (line.get_ydata() for line in ax.get_lines())
+    assert_close(np.isnan(measured).nonzero()[0], np.array([5, 20]))
+    assert_close(np.isnan(modelled).nonzero()[0], np.array([20]))
+    assert ax.get_legend().get_texts()[1].get_text() == "model, 100.0 %"  # the gap does not count
+    ax = plot.reconstruction(data, guess, kept=[1], without=guess, output=1)
+    assert all(np.isnan(line.get_ydata()).sum() == 1 for line in ax.get_lines()[:3])
+    plt.close("all")
