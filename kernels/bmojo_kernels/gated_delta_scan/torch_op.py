@@ -12,7 +12,7 @@ from bmojo_kernels.gated_delta_scan import numba_cpu
 from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.tasks import run_tasks
 
-__all__ = ["CHUNK", "gated_delta_scan_core", "gpu_chunk"]
+__all__ = ["CHUNK", "gated_delta_scan_core", "gpu_chunk", "kept_dtype"]
 
 CHUNK = 64
 
@@ -20,6 +20,11 @@ CHUNK = 64
 def gpu_chunk(q: Tensor) -> int:
     """Steps of a chunk whose system stays in a GPU's registers."""
     return 32 if q.dtype is torch.float32 or q.shape[3] > 64 else 64
+
+
+def kept_dtype(q: Tensor, h0: Tensor) -> torch.dtype:
+    """In which a GPU keeps what only goes into products: that of the products."""
+    return q.dtype if q.dtype is torch.bfloat16 else h0.dtype
 
 
 @torch.library.custom_op("bmojo::gated_delta_scan", mutates_args=(), device_types="cpu")
@@ -62,9 +67,9 @@ def _(
     scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    chunk = CHUNK if q.device.type == "cpu" else gpu_chunk(q)
+    chunk, dtype = (CHUNK, h0.dtype) if q.device.type == "cpu" else (gpu_chunk(q), kept_dtype(q, h0))
     rows = chunk_rows(q.shape[0], q.shape[1], cu_seqlens, chunk) if keep else 0
-    states = h0.new_empty(rows, *h0.shape[1:])
+    states = h0.new_empty(rows, *h0.shape[1:], dtype=dtype)
     return v.new_empty(v.shape), h0.new_empty(v.shape), h0.new_empty(h0.shape), states
 
 

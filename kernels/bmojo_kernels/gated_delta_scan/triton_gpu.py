@@ -1,20 +1,25 @@
 """`gated_delta_scan` on the GPU: one triangular system for each chunk, then products of matrices.
 
 Within a chunk the errors solve `(I + L) E = V - diag(decay) K S^T`, where `L[t, s]` is the decay from s to t
-times `beta_s k_t k_s` below the diagonal. All chunks at once invert `I + L`, row by row, and apply it to
+times `beta_s k_t k_s` below the diagonal. All chunks at once invert `I + L`, in blocks, and apply it to
 values and keys; the chunks of a sequence follow one after the other with the errors that the state leaves and
 the state that these write; all chunks at once read the outputs. The gradient is the same three passes with
 time turned round, and the transposed inverse.
+
+No product has a transposed result of another one on its left: compilers up to Triton 3.7.0 take its rows
+wrongly on Hopper. The states are walked transposed, and what is needed transposed is computed so.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bmojo_kernels.gated_delta_scan.torch_op import gpu_chunk
+from bmojo_kernels.gated_delta_scan.torch_op import gpu_chunk, kept_dtype
 from bmojo_kernels.triton_support import (
     Chunks,
     architecture,
@@ -55,25 +60,53 @@ def _gram(left, right, first, t, here, head, H, K, SIDE: tl.constexpr, STEPS: tl
 
 
 @triton.jit
-def _invert(lower, t, STEPS: tl.constexpr):
-    """Inverse of a unit lower triangular matrix, given below its diagonal: row after row."""
-    found = tl.where(t[:, None] == t[None, :], 1.0, 0.0)
-    for i in range(1, STEPS):
-        row = tl.sum(tl.where((t == i)[:, None], lower, 0.0), 0)
-        change = tl.sum(row[:, None] * found, 0)
-        found -= tl.where((t == i)[:, None], change[None, :], 0.0)
-    return found
+def _invert(system, t, STEPS: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):
+    """Inverse of a triangular matrix with ones on its diagonal, given without them; turned the upper one.
+
+    Blocks of the diagonal row after row, all at once; then what lies between two inverted ones by products.
+    """
+    BLOCKS: tl.constexpr = STEPS // 16
+    same = (t // 16)[:, None] == (t // 16)[None, :]
+    blocks = tl.reshape(tl.where(same, system, 0.0), (BLOCKS, 16, BLOCKS, 16))
+    blocks = tl.sum(blocks, 2)
+    i = tl.arange(0, 16)
+    found = tl.where((i[:, None] == i[None, :])[None, :, :], 1.0, tl.zeros((BLOCKS, 16, 16), tl.float32))
+    for step in range(1, 16):
+        here = i == (15 - step if TURNED else step)
+        row = tl.sum(tl.where(here[None, :, None], blocks, 0.0), 1)
+        change = tl.sum(row[:, :, None] * found, 1)
+        found -= tl.where(here[None, :, None], change[:, None, :], 0.0)
+    spread = tl.broadcast_to(found[:, :, None, :], (BLOCKS, 16, BLOCKS, 16))
+    inverse = tl.where(same, tl.reshape(spread, (STEPS, STEPS)), 0.0)
+    if STEPS > 16:
+        inverse = _join(inverse, system, t, 16, PRECISION)
+    if STEPS > 32:
+        inverse = _join(inverse, system, t, 32, PRECISION)
+    return inverse
+
+
+@triton.jit
+def _join(inverse, system, t, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+    """Inverse of a triangular matrix in blocks of twice the size that its inverse is there for."""
+    block = t // SIZE
+    pair = (block // 2)[:, None] == (block // 2)[None, :]
+    between = tl.where(pair & (block[:, None] != block[None, :]), system, 0.0)
+    found = tl.dot(inverse, between, input_precision=PRECISION)
+    return inverse - tl.dot(found, inverse, input_precision=PRECISION)
 
 
 @triton.jit
 def _system(k, a, write, first, t, here, count, head, H, K, SIDE: tl.constexpr, STEPS: tl.constexpr,
-            KIND: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Inverse of a chunk's system."""
+            TURNED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+            SOLVE: tl.constexpr):  # fmt: skip
+    """Inverse of a chunk's system, or turned of its transpose."""
     keys = _gram(k, k, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
-    lower = (
-        tl.where(t[:, None] > t[None, :], keys * chunk_decays(a, t, count, KIND, False), 0.0) * write[None, :]
-    )
-    return _invert(lower, t, STEPS)
+    keys *= chunk_decays(a, t, count, KIND, TURNED)
+    if TURNED:
+        system = tl.where(t[:, None] < t[None, :], keys, 0.0) * write[:, None]
+    else:
+        system = tl.where(t[:, None] > t[None, :], keys, 0.0) * write[None, :]
+    return _invert(system, t, STEPS, TURNED, SOLVE)
 
 
 @triton.jit
@@ -88,65 +121,69 @@ def _apply(inverse, x, weight, out, first, t, here, head, H, W, SIDE: tl.constex
 
 @triton.jit
 def _prepare(
-    k, v, log_decay, beta, values, keys, first_row, sequence, bounds, H, K, V, LENGTH,
+    k, v, log_decay, beta, values, keys, reaches, decay, first_row, sequence, bounds, H, K, V, LENGTH, ROWS,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """Values and faded keys through the inverse."""
-    _, first, count = _place(first_row, sequence, bounds, LENGTH)
+    chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
     head, t = tl.program_id(1), tl.arange(0, STEPS)
     here = t < count
-    a, before, _ = chunk_logs(log_decay, first, t, count, head, H)
-    write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0)
-    inverse = _system(k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, KIND, PRECISION).to(KIND)
+    a, before, after = chunk_logs(log_decay, first, t, count, head, H)
+    write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0).to(tl.float32)
+    tl.store(reaches + head.to(tl.int64) * ROWS + first + t, write * tl.exp(after), mask=here)
+    tl.store(decay + chunk * H + head, tl.exp(tl.sum(a, 0)))
+    inverse = _system(
+        k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, False, KIND, PRECISION, SOLVE
+    ).to(KIND)
     _apply(inverse, v, tl.where(here, 1.0, 0.0), values, first, t, here, head, H, V, SIDE, KIND, PRECISION)
     _apply(inverse, k, tl.exp(before), keys, first, t, here, head, H, K, SIDE, KIND, PRECISION)
 
 
 @triton.jit
 def _follow(
-    k, log_decay, beta, values, keys, h0, errors, states, last, offsets, bounds, H, K, V, LENGTH,
+    k, reaches, decay, values, keys, h0, errors, states, last, offsets, bounds, H, K, V, LENGTH, ROWS,
     STEPS: tl.constexpr, KP: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The chunks of a sequence one after the other: the state before each, and the errors that it leaves."""
     owner, head, low = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2) * COLUMNS
     i, j, t = low + tl.arange(0, COLUMNS), tl.arange(0, KP), tl.arange(0, STEPS)
-    inside = (i < V)[:, None] & (j < K)[None, :]
-    edge = ((owner * H + head) * V + i[:, None]) * K + j[None, :]
-    state = tl.load(h0 + edge, mask=inside, other=0.0)
+    inside, cell = (i < V)[None, :] & (j < K)[:, None], i[None, :] * K + j[:, None]
+    edge = (owner * H + head) * V * K
+    state = tl.load(h0 + edge + cell, mask=inside, other=0.0)
     start, end = tl.load(offsets + owner), tl.load(offsets + owner + 1)
     begin, stop = tl.load(bounds + owner), tl.load(bounds + owner + 1)
-    for step in range((end - start).to(tl.int32)):
+    for step in tl.range((end - start).to(tl.int32), num_stages=STAGES):
         first = begin + step * LENGTH
-        count = tl.minimum(LENGTH, stop - first).to(tl.int32)
-        here = t < count
-        _, before, after = chunk_logs(log_decay, first, t, count, head, H)
-        write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0) * tl.exp(after)
-        place = (((start + step) * H + head) * V + i[:, None]) * K + j[None, :]
-        tl.store(states + place, state, mask=inside)
+        here = t < tl.minimum(LENGTH, stop - first).to(tl.int32)
+        chunk = (start + step) * H + head
+        reach = tl.load(reaches + head.to(tl.int64) * ROWS + first + t, mask=here, other=0.0)
+        whole = tl.load(decay + chunk + tl.zeros((COLUMNS,), tl.int32))
         w = load_rows(keys, first, t, here, head, H, K, 0, KP).to(KIND)
-        error = load_rows(values, first, t, here, head, H, V, low, COLUMNS)
-        error -= tl.dot(w, tl.trans(state.to(KIND)), input_precision=PRECISION)
-        store_rows(errors, error, first, t, here, head, H, V, low, COLUMNS)
+        error = load_rows(values, first, t, here, head, H, V, low, COLUMNS).to(tl.float32)
         x = load_rows(k, first, t, here, head, H, K, 0, KP).to(KIND)
-        whole = tl.exp(tl.sum(tl.where(t == count - 1, before, 0.0), 0))
-        written = tl.trans((error * write[:, None]).to(KIND))
-        state = whole * state + tl.dot(written, x, input_precision=PRECISION)
-    tl.store(last + edge, state, mask=inside)
+        tl.store(states + chunk * V * K + cell, state.to(states.dtype.element_ty), mask=inside)
+        error -= tl.dot(w, state.to(KIND), input_precision=PRECISION)
+        store_rows(errors, error, first, t, here, head, H, V, low, COLUMNS)
+        written = (error * reach[:, None]).to(KIND)
+        state = tl.dot(tl.trans(x), written, state * whole[None, :], input_precision=PRECISION)
+    tl.store(last + edge + cell, state, mask=inside)
 
 
 @triton.jit
 def _load_state(p, chunk, head, H, V, K, low, start, SIDE: tl.constexpr):
     """A (values, keys) tile of one chunk's state."""
     i, j = low + tl.arange(0, SIDE), start + tl.arange(0, SIDE)
-    place = ((chunk * H + head) * V + i[:, None]) * K + j[None, :]
-    return tl.load(p + place, mask=(i < V)[:, None] & (j < K)[None, :], other=0.0)
+    state = p + (chunk * H + head) * V * K
+    return tl.load(state + i[:, None] * K + j[None, :], mask=(i < V)[:, None] & (j < K)[None, :], other=0.0)
 
 
 @triton.jit
 def _read(
     q, k, log_decay, beta, errors, states, o, first_row, sequence, bounds, H, K, V, LENGTH, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """Outputs of a chunk."""
     chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
@@ -169,24 +206,29 @@ def _read(
 
 @triton.jit
 def _prepare_back(
-    q, k, log_decay, beta, do, derrors, values, keys, first_row, sequence, bounds, H, K, V, LENGTH, scale,
+    q, k, log_decay, beta, do, derrors, values, keys, fades, decay, first_row, sequence, bounds, H, K, V,
+    LENGTH, ROWS, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """What outputs and errors of a chunk give to its values, and keys as the state after it meets them."""
-    _, first, count = _place(first_row, sequence, bounds, LENGTH)
+    chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
     head, t = tl.program_id(1), tl.arange(0, STEPS)
     here = t < count
-    a, _, after = chunk_logs(log_decay, first, t, count, head, H)
-    write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0)
-    inverse = _system(k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, KIND, PRECISION)
-    inverse = tl.trans(inverse).to(KIND)
+    a, before, after = chunk_logs(log_decay, first, t, count, head, H)
+    write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0).to(tl.float32)
+    tl.store(fades + head.to(tl.int64) * ROWS + first + t, tl.exp(before), mask=here)
+    tl.store(decay + chunk * H + head, tl.exp(tl.sum(a, 0)))
+    inverse = _system(
+        k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, True, KIND, PRECISION, SOLVE
+    ).to(KIND)
     _apply(inverse, k, write * tl.exp(after), keys, first, t, here, head, H, K, SIDE, KIND, PRECISION)
     reads = _gram(k, q, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
-    reads *= tl.trans(chunk_decays(a, t, count, KIND, False)) * write[:, None] * scale
+    reads *= chunk_decays(a, t, count, KIND, True) * write[:, None] * scale
     reads = reads.to(KIND)
     for low in range(0, V, SIDE):
         seen = load_rows(do, first, t, here, head, H, V, low, SIDE).to(KIND)
-        given = load_rows(derrors, first, t, here, head, H, V, low, SIDE)
+        given = load_rows(derrors, first, t, here, head, H, V, low, SIDE).to(tl.float32)
         given += tl.dot(reads, seen, input_precision=PRECISION)
         found = tl.dot(inverse, given.to(KIND), input_precision=PRECISION)
         store_rows(values, found, first, t, here, head, H, V, low, SIDE)
@@ -194,38 +236,37 @@ def _prepare_back(
 
 @triton.jit
 def _follow_back(
-    q, k, log_decay, values, keys, do, dlast, given, later, dh0, offsets, bounds, H, K, V, LENGTH, scale,
-    STEPS: tl.constexpr, KP: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q, k, fades, decay, values, keys, do, dlast, given, later, dh0, offsets, bounds, H, K, V, LENGTH, ROWS,
+    scale, STEPS: tl.constexpr, KP: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The chunks of a sequence backwards: the gradient of the state after each, and those of its values."""
     owner, head, low = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2) * COLUMNS
     i, j, t = low + tl.arange(0, COLUMNS), tl.arange(0, KP), tl.arange(0, STEPS)
-    inside = (i < V)[:, None] & (j < K)[None, :]
-    edge = ((owner * H + head) * V + i[:, None]) * K + j[None, :]
-    state = tl.load(dlast + edge, mask=inside, other=0.0)
+    inside, cell = (i < V)[None, :] & (j < K)[:, None], i[None, :] * K + j[:, None]
+    edge = (owner * H + head) * V * K
+    state = tl.load(dlast + edge + cell, mask=inside, other=0.0)
     start, end = tl.load(offsets + owner), tl.load(offsets + owner + 1)
     begin, stop = tl.load(bounds + owner), tl.load(bounds + owner + 1)
-    for back in range((end - start).to(tl.int32)):
+    for back in tl.range((end - start).to(tl.int32), num_stages=STAGES):
         step = (end - start) - 1 - back
         first = begin + step * LENGTH
-        count = tl.minimum(LENGTH, stop - first).to(tl.int32)
-        here = t < count
-        _, before, _ = chunk_logs(log_decay, first, t, count, head, H)
-        place = (((start + step) * H + head) * V + i[:, None]) * K + j[None, :]
-        tl.store(later + place, state, mask=inside)
+        here = t < tl.minimum(LENGTH, stop - first).to(tl.int32)
+        chunk = (start + step) * H + head
+        fade = tl.load(fades + head.to(tl.int64) * ROWS + first + t, mask=here, other=0.0)[:, None]
+        whole = tl.load(decay + chunk + tl.zeros((COLUMNS,), tl.int32))
         w = load_rows(keys, first, t, here, head, H, K, 0, KP).to(KIND)
-        z = load_rows(values, first, t, here, head, H, V, low, COLUMNS)
-        z += tl.dot(w, tl.trans(state.to(KIND)), input_precision=PRECISION)
-        store_rows(given, z, first, t, here, head, H, V, low, COLUMNS)
-        fade = tl.exp(before)[:, None]
+        z = load_rows(values, first, t, here, head, H, V, low, COLUMNS).to(tl.float32)
         x = load_rows(k, first, t, here, head, H, K, 0, KP).to(KIND)
         y = load_rows(q, first, t, here, head, H, K, 0, KP).to(KIND)
         seen = load_rows(do, first, t, here, head, H, V, low, COLUMNS).to(tl.float32)
-        whole = tl.exp(tl.sum(tl.where(t == count - 1, before, 0.0), 0))
-        state = whole * state + tl.dot(tl.trans((seen * fade * scale).to(KIND)), y, input_precision=PRECISION)
-        state -= tl.dot(tl.trans((z * fade).to(KIND)), x, input_precision=PRECISION)
-    tl.store(dh0 + edge, state, mask=inside)
+        tl.store(later + chunk * V * K + cell, state.to(later.dtype.element_ty), mask=inside)
+        z += tl.dot(w, state.to(KIND), input_precision=PRECISION)
+        store_rows(given, z, first, t, here, head, H, V, low, COLUMNS)
+        seen = (seen * fade * scale).to(KIND)
+        state = tl.dot(tl.trans(y), seen, state * whole[None, :], input_precision=PRECISION)
+        state -= tl.dot(tl.trans(x), (z * fade).to(KIND), input_precision=PRECISION)
+    tl.store(dh0 + edge + cell, state, mask=inside)
 
 
 @triton.jit
@@ -233,6 +274,7 @@ def _gradients(
     q, k, log_decay, beta, errors, states, later, do, given, dq, dk, dlog_decay, dbeta, first_row, sequence,
     bounds, H, K, V, LENGTH, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a chunk's queries, keys, logarithms and write strengths."""
     chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
@@ -249,36 +291,47 @@ def _gradients(
     pairs += solves * _gram(k, k, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
     through_write = tl.sum(pairs, 0)
     at_end = tl.sum(pairs * write[None, :], 1) - through_write * write
-    reads, solves = (reads * write[None, :]).to(KIND), solves * write[None, :]
-    both = (solves + tl.trans(solves)).to(KIND)  # a step's key as the later and as the earlier of a pair
-    fade, reach = tl.exp(before)[:, None], tl.exp(after)[:, None]
+    reads, fade, reach = (reads * write[None, :]).to(KIND), tl.exp(before)[:, None], tl.exp(after)[:, None]
     old, written, through = tl.zeros((STEPS,), tl.float32), tl.zeros((STEPS,), tl.float32), 0.0
     for start in range(0, K, SIDE):
-        from_q, from_k = tl.zeros((STEPS, SIDE), tl.float32), tl.zeros((STEPS, SIDE), tl.float32)
-        new = tl.zeros((STEPS, SIDE), tl.float32)
+        found = tl.zeros((STEPS, SIDE), tl.float32)
+        for low in range(0, V, SIDE):
+            state = _load_state(states, chunk, head, H, V, K, low, start, SIDE).to(KIND)
+            seen = load_rows(do, first, t, here, head, H, V, low, SIDE).to(KIND)
+            found += tl.dot(seen, state, input_precision=PRECISION)
+        x = load_rows(q, first, t, here, head, H, K, start, SIDE).to(tl.float32)
+        y = load_rows(k, first, t, here, head, H, K, start, SIDE).to(KIND)
+        found *= fade * scale
+        old += tl.sum(found * x, 1)
+        found += tl.dot(reads, y, input_precision=PRECISION)
+        store_rows(dq, found, first, t, here, head, H, K, start, SIDE)
+    # With the earlier step of a pair in the rows; `both` has a step's key as the later and as the earlier.
+    solves = _gram(given, errors, first, t, here, head, H, V, SIDE, STEPS, KIND, PRECISION)
+    both = tl.where(t[:, None] > t[None, :], solves * decays * write[None, :], 0.0)
+    turned = chunk_decays(a, t, count, KIND, True) * write[:, None]
+    solves = _gram(errors, given, first, t, here, head, H, V, SIDE, STEPS, KIND, PRECISION)
+    both = (-both - tl.where(t[:, None] < t[None, :], solves * turned, 0.0)).to(KIND)
+    reads = _gram(errors, do, first, t, here, head, H, V, SIDE, STEPS, KIND, PRECISION)
+    reads = (reads * turned * scale).to(KIND)
+    for start in range(0, K, SIDE):
+        found, new = tl.zeros((STEPS, SIDE), tl.float32), tl.zeros((STEPS, SIDE), tl.float32)
         for low in range(0, V, SIDE):
             state = _load_state(states, chunk, head, H, V, K, low, start, SIDE)
             gradient = _load_state(later, chunk, head, H, V, K, low, start, SIDE)
-            through += tl.sum(state * gradient)
-            state = state.to(KIND)
-            seen = load_rows(do, first, t, here, head, H, V, low, SIDE).to(KIND)
-            from_q += tl.dot(seen, state, input_precision=PRECISION)
+            through += tl.sum(state.to(tl.float32) * gradient.to(tl.float32))
             z = load_rows(given, first, t, here, head, H, V, low, SIDE).to(KIND)
-            from_k += tl.dot(z, state, input_precision=PRECISION)
+            found += tl.dot(z, state.to(KIND), input_precision=PRECISION)
             error = load_rows(errors, first, t, here, head, H, V, low, SIDE).to(KIND)
             new += tl.dot(error, gradient.to(KIND), input_precision=PRECISION)
-        x = load_rows(q, first, t, here, head, H, K, start, SIDE)
+        x = load_rows(q, first, t, here, head, H, K, start, SIDE).to(KIND)
         y = load_rows(k, first, t, here, head, H, K, start, SIDE)
-        from_q, from_k, new = from_q * fade * scale, from_k * fade, new * reach
-        old += tl.sum(from_q * x.to(tl.float32) - from_k * y.to(tl.float32), 1)
+        found, new = found * fade, new * reach
+        old -= tl.sum(found * y.to(tl.float32), 1)
         written += tl.sum(new * y.to(tl.float32), 1)
-        x, y = x.to(KIND), y.to(KIND)
-        from_q += tl.dot(reads, y, input_precision=PRECISION)
-        store_rows(dq, from_q, first, t, here, head, H, K, start, SIDE)
-        from_k = new * write[:, None] - from_k
-        from_k += tl.dot(tl.trans(reads), x, input_precision=PRECISION)
-        from_k += tl.dot(both, y, input_precision=PRECISION)
-        store_rows(dk, from_k, first, t, here, head, H, K, start, SIDE)
+        found = new * write[:, None] - found
+        found += tl.dot(reads, x, input_precision=PRECISION)
+        found += tl.dot(both, y.to(KIND), input_precision=PRECISION)
+        store_rows(dk, found, first, t, here, head, H, K, start, SIDE)
     tl.store(dbeta + (first + t) * H + head, through_write + written, mask=here)
     # As in `ssd_scan`: what ends at or after a step and began before it.
     written = tl.where(here, written * write, 0.0)
@@ -288,7 +341,7 @@ def _gradients(
     tl.store(dlog_decay + (first + t) * H + head, total, mask=here)
 
 
-def _options(q: Tensor, chunks: Chunks, width: int, back: bool) -> dict[str, object]:
+def _options(q: Tensor, chunks: Chunks, width: int, back: bool) -> dict[str, Any]:
     """Sides of a product: what stays in registers."""
     chip, single = architecture(q), q.dtype is torch.float32
     amd = chip.startswith("gfx")
@@ -296,15 +349,18 @@ def _options(q: Tensor, chunks: Chunks, width: int, back: bool) -> dict[str, obj
     return {
         "STEPS": power_of_two(chunks.length, 16), "SIDE": min(widest, power_of_two(width, 16)),
         "KIND": product_dtype(q), "PRECISION": precision(q),
+        "SOLVE": precision(q) if single or amd else "tf32",
         "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 
 
-def _follow_options(q: Tensor, chunks: Chunks, V: int) -> dict[str, object]:
-    options = _options(q, chunks, V, False)
-    del options["SIDE"]
-    padded = power_of_two(q.shape[3], 16)
-    return options | {"KP": padded, "COLUMNS": 16, "num_warps": 8 if padded > 64 else 4}
+def _follow_options(q: Tensor, chunks: Chunks, V: int) -> dict[str, Any]:
+    amd, padded = architecture(q).startswith("gfx"), power_of_two(q.shape[3], 16)
+    stages = 1 if amd or q.dtype is torch.float32 else 2
+    return {
+        "STEPS": power_of_two(chunks.length, 16), "KP": padded, "COLUMNS": 16, "KIND": product_dtype(q),
+        "PRECISION": precision(q), "STAGES": stages, "num_warps": 8 if padded > 64 else 4,
+    }  # fmt: skip
 
 
 def _check(q: Tensor) -> None:
@@ -323,16 +379,22 @@ def forward(
     chunks = chunked(q, cu_seqlens, gpu_chunk(q))
     q, k, v, log_decay, beta, h0 = (x.contiguous() for x in (q, k, v, log_decay, beta, h0))
     (heads, K), V = q.shape[2:], v.shape[3]
-    values, errors, o = h0.new_empty(v.shape), h0.new_empty(v.shape), torch.empty_like(v)
-    keys, last = h0.new_empty(k.shape), torch.empty_like(h0)
-    states = h0.new_empty(chunks.count, heads, V, K)
+    # What only goes into products is kept in their format.
+    kept, rows = kept_dtype(q, h0), q.shape[0] * q.shape[1]
+    values, errors, o = h0.new_empty(v.shape, dtype=kept), h0.new_empty(v.shape), torch.empty_like(v)
+    keys, last = h0.new_empty(k.shape, dtype=kept), torch.empty_like(h0)
+    states = h0.new_empty(chunks.count, heads, V, K, dtype=kept)
+    reaches, decay = h0.new_empty(heads, rows), h0.new_empty(chunks.count, heads)
     options, where = _options(q, chunks, max(K, V), False), (chunks.first, chunks.sequence, chunks.bounds)
     sizes = (heads, K, V, chunks.length)
-    launch(_prepare, (chunks.count, heads), k, v, log_decay, beta, values, keys, *where, *sizes, **options)
+    launch(
+        _prepare, (chunks.count, heads), k, v, log_decay, beta, values, keys, reaches, decay, *where, *sizes,
+        rows, **options,
+    )  # fmt: skip
     follow = _follow_options(q, chunks, V)
     launch(
-        _follow, (chunks.sequences, heads, ceil_div(V, follow["COLUMNS"])), k, log_decay, beta, values, keys,
-        h0, errors, states, last, chunks.offsets, chunks.bounds, *sizes, **follow,
+        _follow, (chunks.sequences, heads, ceil_div(V, follow["COLUMNS"])), k, reaches, decay, values, keys,
+        h0, errors, states, last, chunks.offsets, chunks.bounds, *sizes, rows, **follow,
     )  # fmt: skip
     launch(
         _read, (chunks.count, heads, ceil_div(V, options["SIDE"])), q, k, log_decay, beta, errors, states, o,
@@ -351,20 +413,25 @@ def backward(
         x.contiguous() for x in (q, k, log_decay, beta, do, derrors, dlast)
     )
     (heads, K), V = q.shape[2:], v.shape[3]
-    values, given, keys = (errors.new_empty(x.shape) for x in (errors, errors, k))
+    kept, rows = states.dtype, q.shape[0] * q.shape[1]
+    values, given, keys = (errors.new_empty(x.shape, dtype=kept) for x in (errors, errors, k))
+    fades, decay = errors.new_empty(heads, rows), errors.new_empty(chunks.count, heads)
     later, dh0 = torch.empty_like(states), torch.empty_like(dlast)
     dq, dk, dlog_decay, dbeta = (torch.empty_like(x) for x in (q, k, log_decay, beta))
     options, where = _options(q, chunks, max(K, V), True), (chunks.first, chunks.sequence, chunks.bounds)
-    sizes = (heads, K, V, chunks.length, scale)
+    sizes = (heads, K, V, chunks.length)
     grid = (chunks.count, heads)
-    launch(_prepare_back, grid, q, k, log_decay, beta, do, derrors, values, keys, *where, *sizes, **options)
+    launch(
+        _prepare_back, grid, q, k, log_decay, beta, do, derrors, values, keys, fades, decay, *where, *sizes,
+        rows, scale, **options,
+    )  # fmt: skip
     follow = _follow_options(q, chunks, V)
     launch(
-        _follow_back, (chunks.sequences, heads, ceil_div(V, follow["COLUMNS"])), q, k, log_decay, values,
-        keys, do, dlast, given, later, dh0, chunks.offsets, chunks.bounds, *sizes, **follow,
+        _follow_back, (chunks.sequences, heads, ceil_div(V, follow["COLUMNS"])), q, k, fades, decay, values,
+        keys, do, dlast, given, later, dh0, chunks.offsets, chunks.bounds, *sizes, rows, scale, **follow,
     )  # fmt: skip
     launch(
         _gradients, grid, q, k, log_decay, beta, errors, states, later, do, given, dq, dk, dlog_decay, dbeta,
-        *where, *sizes, **options,
+        *where, *sizes, scale, **options,
     )  # fmt: skip
     return dq, dk, given.to(v.dtype), dlog_decay, dbeta, dh0
