@@ -106,11 +106,18 @@ def convolution_choices() -> Iterator[Choice]:
 
 def attention_choices() -> Iterator[Choice]:
     kernels = module("memory_attention")
-    yield Choice("shipped", {}, (4, 8), (1, 2, 3))
-    for queries, keys in ((128, 64), (64, 64), (64, 32), (32, 64), (64, 128), (128, 128)):
-        sizes = merged(kernels._sizes, QUERIES=queries, KEYS=keys)
-        warps = (8,) if queries * keys > 8192 else (4, 8)
-        yield Choice(f"{queries} x {keys}", {"_sizes": sizes}, warps, (1, 2, 3))
+    yield Choice("shipped", {}, (4,), (1, 2))
+    sizes = {
+        (128, 64): (8,),
+        (64, 64): (4, 8),
+        (64, 32): (4,),
+        (32, 64): (4,),
+        (64, 128): (8,),
+        (128, 128): (8,),
+    }
+    for (queries, keys), warps in sizes.items():
+        patches = {"_sizes": merged(kernels._sizes, QUERIES=queries, KEYS=keys)}
+        yield Choice(f"{queries} x {keys}", patches, warps, (1, 2, 3) if queries >= 64 else (1, 2))
 
 
 def kalman_choices() -> Iterator[Choice]:

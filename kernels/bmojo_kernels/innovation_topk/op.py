@@ -27,6 +27,7 @@ def innovation_topk(
     threshold: float | None = None,
     seed: int = 0,
     cu_seqlens: Any = None,
+    check: bool = True,
     backend: str | None = None,
 ) -> Tensor: ...
 @overload
@@ -40,6 +41,7 @@ def innovation_topk(
     threshold: float | None = None,
     seed: int = 0,
     cu_seqlens: Any = None,
+    check: bool = True,
     backend: str | None = None,
 ) -> NDArray[np.int64]: ...
 def innovation_topk(
@@ -52,6 +54,7 @@ def innovation_topk(
     threshold: float | None = None,
     seed: int = 0,
     cu_seqlens: Any = None,
+    check: bool = True,
     backend: str | None = None,
 ) -> Any:
     r"""Sets of kept positions at the start of each chunk, causal and streaming.
@@ -78,6 +81,9 @@ def innovation_topk(
     cu_seqlens : array_like or Tensor of int, shape (sequences + 1,), optional
         Edges of sequences that lie behind one another along `T` (then `B` is 1): each gives what it alone
         would give, its sets follow those of the sequence before, and positions count along `T`.
+    check : bool
+        Whether a score that is not a number is refused. The host then waits for a GPU; where scores are known
+        to be numbers it need not.
     backend : {None, "naive", "numba", "triton"}
 
     Returns
@@ -88,7 +94,7 @@ def innovation_topk(
     Raises
     ------
     ValueError
-        If a shape, the budget, the window or the rule is not usable.
+        If a shape, the budget, the window or the rule is not usable, or a score is not a number.
 
     References
     ----------
@@ -128,7 +134,7 @@ def innovation_topk(
 
         level = None if threshold is None else float(threshold)
         run = through(innovation_topk_core, chosen, scores)
-        return run(scores.detach(), cu_seqlens, budget, window, chunk, rule, level, seed)
+        return run(scores.detach(), cu_seqlens, budget, window, chunk, rule, level, seed, check)
     options = {"budget": budget, "window": window, "chunk": chunk, "rule": rule, "threshold": threshold}
     edges = None
     if cu_seqlens is not None:

@@ -21,6 +21,7 @@ def innovation_topk_core(
     rule: str,
     threshold: float | None,
     seed: int,
+    check: bool = True,
 ) -> Tensor:
     """Sets (B, chunks, m) of int64."""
     edges = None if cu_seqlens is None else cu_seqlens.numpy()
@@ -40,7 +41,7 @@ def innovation_topk_core(
 
 
 @innovation_topk_core.register_fake
-def _(scores, cu_seqlens, budget, window, chunk, rule, threshold, seed) -> Tensor:
+def _(scores, cu_seqlens, budget, window, chunk, rule, threshold, seed, check=True) -> Tensor:
     # How many chunks packed sequences have depends on where they end.
     chunks = (
         -(-scores.shape[1] // chunk) if cu_seqlens is None else torch.library.get_ctx().new_dynamic_size()
