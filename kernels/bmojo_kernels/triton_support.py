@@ -257,11 +257,9 @@ def chunked(x: Tensor, cu_seqlens: Tensor | None, length: int) -> Chunks:
     """
     (batch, steps), device = x.shape[:2], x.device
     if cu_seqlens is None:
-        bounds = torch.arange(batch + 1, device=device) * steps
-        rows = batch * -(-steps // length)
-    else:
-        bounds = cu_seqlens.to(device=device, dtype=torch.int64)
-        rows = steps // length + len(cu_seqlens) - 1
+        return _even(batch, steps, length, device)
+    bounds = cu_seqlens.to(device=device, dtype=torch.int64)
+    rows = steps // length + len(cu_seqlens) - 1
     per_sequence = (bounds.diff() + (length - 1)) // length
     offsets = torch.cat([bounds.new_zeros(1), per_sequence.cumsum(0)])
     number = torch.arange(rows, device=device)
@@ -270,3 +268,23 @@ def chunked(x: Tensor, cu_seqlens: Tensor | None, length: int) -> Chunks:
     known = sequence.clamp(0, max(len(bounds) - 2, 0))
     first = bounds[known] + (number - offsets[known]) * length
     return Chunks(bounds, first, torch.where(there, sequence, -1).int(), offsets, length, length >= steps)
+
+
+def _even(batch: int, steps: int, length: int, device: torch.device) -> Chunks:
+    """Chunks of sequences of one length, from as few operations as can be: each is a launch."""
+    each = -(-steps // length)
+
+    def count(number: int, step: int = 1, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.arange(0, number * max(step, 1), max(step, 1), device=device, dtype=dtype)
+
+    bounds = count(batch + 1, steps) if steps else torch.zeros(batch + 1, device=device, dtype=torch.int64)
+    offsets = count(batch + 1, each) if steps else bounds
+    sequence = count(batch * each, 1, torch.int32)
+    sequence = sequence if each == 1 else sequence // max(each, 1)
+    if steps % length == 0:
+        first = count(batch * each, length)
+    elif each == 1:
+        first = bounds[:-1]
+    else:
+        first = count(batch * each, length) - sequence * (each * length - steps)
+    return Chunks(bounds, first, sequence, offsets, length, length >= steps)
