@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_chunks_of_sequences_of_one_length(batch, steps, length):
 def test_chunks_of_packed_sequences(length):
     edges = [0, 5, 5, 6, 21]
     found = chunked(torch.zeros(1, 21, 2), torch.tensor(edges), length)
-    rows = [(s, i) for s, (low, high) in enumerate(zip(edges, edges[1:], strict=False))
+    rows = [(s, i) for s, (low, high) in enumerate(itertools.pairwise(edges))
             for i in range(low, high, length)]  # fmt: skip
     assert found.first.tolist()[: len(rows)] == [i for _, i in rows]
     assert found.sequence.tolist() == [s for s, _ in rows] + [-1] * (found.count - len(rows))
