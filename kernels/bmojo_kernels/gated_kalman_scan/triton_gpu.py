@@ -4,6 +4,9 @@ The matrices before the chunks are the states of `ssd_scan` with the keys on bot
 on by itself: a step adds its key and iterates on its right sides. The gradient iterates once more, for the
 solutions of the outputs' gradients; all else in it is products over the chunk, because each `H` of a chunk is
 the first one and its keys: `H_s = e^{..} H_0 + sum_u decay(u to s) k_u k_u^T`.
+
+No product has a transposed result of another one on its left: compilers up to Triton 3.7.0 take its rows
+wrongly on Hopper. What is needed transposed is computed so.
 """
 
 from __future__ import annotations
@@ -161,7 +164,8 @@ def _gradients(
     share = tl.load(shares + (first + t) * H + head, mask=here, other=0.0)
     keys = _gram(k, k, first, t, here, head, H, head, H, K, SIDE, STEPS, PRECISION)
     # Of each pair of steps what their keys get by the ridge: through the matrices of all later steps.
-    both = tl.dot(tl.trans(decays * share[:, None]), decays, input_precision=PRECISION) * keys
+    turned = chunk_decays(a, t, count, tl.float32, True)
+    both = tl.dot(turned * share[None, :], decays, input_precision=PRECISION) * keys
     alpha = tl.sum(decays * (share * fade)[:, None], 0)
     met, met_later, through, size = tl.zeros((STEPS,), tl.float32), tl.zeros((STEPS,), tl.float32), 0.0, 0.0
     for start in range(0, K, SIDE):
@@ -178,12 +182,15 @@ def _gradients(
         store_rows(dk, 2 * found, first, t, here, head, H, K, start, SIDE)
     reached = fade[:, None] * met[None, :] + tl.dot(decays, keys * keys, input_precision=PRECISION)
     pairs = -share[:, None] * decays * reached
+    at_end = tl.sum(pairs, 1) - tl.sum(pairs, 0)
     ended = -share * (fade * size + tl.sum(decays * met[None, :], 1))
     for side in range(R):
         own = head * R + side
-        with_x = _gram(x, k, first, t, here, own, H * R, head, H, K, SIDE, STEPS, PRECISION)
-        with_z = _gram(z, k, first, t, here, own, H * R, head, H, K, SIDE, STEPS, PRECISION)
-        pairs -= decays * with_x * with_z
+        # With the earlier step of a pair in the rows.
+        with_x = _gram(k, x, first, t, here, head, H, own, H * R, K, SIDE, STEPS, PRECISION)
+        with_z = _gram(k, z, first, t, here, head, H, own, H * R, K, SIDE, STEPS, PRECISION)
+        pairs = turned * with_x * with_z
+        at_end -= tl.sum(pairs, 0) - tl.sum(pairs, 1)
         for start in range(0, K, SIDE):
             xs = load_rows(x, first, t, here, own, H * R, K, start, SIDE)
             zs = load_rows(z, first, t, here, own, H * R, K, start, SIDE)
@@ -191,12 +198,12 @@ def _gradients(
                 states, x, first, t, here, own, H * R, chunk, head, H, K, start, SIDE, STEPS, PRECISION
             )
             ended -= tl.sum(old * zs, 1)
-            more = tl.dot(tl.trans(decays * with_x), zs, input_precision=PRECISION)
-            more += tl.dot(tl.trans(decays * with_z), xs, input_precision=PRECISION)
+            more = tl.dot(turned * with_x, zs, input_precision=PRECISION)
+            more += tl.dot(turned * with_z, xs, input_precision=PRECISION)
             tl.debug_barrier()
             more = load_rows(dk, first, t, here, head, H, K, start, SIDE) - more
             store_rows(dk, more, first, t, here, head, H, K, start, SIDE)
-    at_end = tl.sum(pairs, 1) - tl.sum(pairs, 0) + fade * ended
+    at_end += fade * ended
     written = tl.where(here, reach * met_later, 0.0)
     whole = tl.exp(tl.sum(tl.where(t == count - 1, before, 0.0), 0))
     total = tl.cumsum(at_end, 0, reverse=True) + tl.cumsum(written, 0) - written + whole * through
@@ -211,8 +218,10 @@ def _solve_all(
     (heads, sides, width), rows = right.shape[2:], right.shape[:2]
     found, shares = states.new_empty(right.shape), states.new_empty(*rows, heads)
     padded = power_of_two(width, 16)
-    # Few warps: each product with a matrix is a sum over all of them.
-    options = {"BACK": solved is not None, "KP": padded, "num_warps": 4 if padded > 64 else 2}
+    # In float32 because Triton 3.6 takes shorter right sides into its loop, out of registers.
+    right = right.to(states.dtype)
+    # Few warps, up to 64 keys one: each product with a matrix is a sum over all of them.
+    options = {"BACK": solved is not None, "KP": padded, "num_warps": 4 if padded > 64 else 1}
     launch(
         _solve, (chunks.count, heads), k, log_decay, right, states, found,
         found if solved is None else solved, shares, chunks.first, chunks.sequence, chunks.bounds, heads,
@@ -251,10 +260,12 @@ def backward(
     heads, sides, width = x.shape[2:]
     z, shares = _solve_all(k, log_decay, dx, copies, chunks, ridge, steps, x)
     added, decay = torch.empty_like(copies), copies.new_empty(chunks.count, heads)
-    side = 32 if architecture(x).startswith("gfx") else 16
+    amd = architecture(x).startswith("gfx")
+    # Gradients that are rounded to bfloat16 need no more than tf32.
+    short, side = k.dtype is torch.bfloat16 and not amd, 32 if amd else 16
     options = {
         "STEPS": power_of_two(chunks.length, 16), "SIDE": min(side, power_of_two(width, 16)),
-        "PRECISION": precision(x), "num_warps": 8, "num_stages": 1,
+        "PRECISION": "tf32" if short else precision(x), "num_warps": 8, "num_stages": 1,
     }  # fmt: skip
     where = (chunks.first, chunks.sequence, chunks.bounds, heads, sides, width, chunks.length)
     tiles = ceil_div(width, options["SIDE"]) ** 2
