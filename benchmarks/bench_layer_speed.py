@@ -20,7 +20,7 @@ from _results import Row, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo import BMojoConfig, BMojoLM
+from bmojo import BMojoConfig, BMojoLM, stacked_hybrid
 from bmojo.rotary import rotate
 
 DEPTH, VOCABULARY = 4, 512
@@ -107,17 +107,16 @@ class Transformer(nn.Module):
 def contenders(setting: Setting, depth: int) -> dict[str, nn.Module]:
     whole = setting.config
     without = replace(whole, eidetic=0)
-    mixer = BMojoConfig(
-        d_model=whole.d_model, heads=whole.heads, window=0, eidetic=0, mixer=whole.mixer,
-        state_size=whole.state_size,
-    )  # fmt: skip
-    window = replace(without, mixer="none", state_size=BMojoConfig.state_size)
     found: dict[str, nn.Module] = {
         "B'MOJO": BMojoLM(VOCABULARY, [whole] * depth),
         "B'MOJO-F": BMojoLM(VOCABULARY, [without] * depth),
     }
     if depth > 1:
-        found["stacked hybrid"] = BMojoLM(VOCABULARY, [mixer, window] * (depth // 2))
+        stack = stacked_hybrid(
+            whole.d_model, layers=depth, window=whole.window, mixer=whole.mixer, heads=whole.heads,
+            state_size=whole.state_size, short_conv=whole.short_conv, qk_norm=True,
+        )  # fmt: skip
+        found["stacked hybrid"] = BMojoLM(VOCABULARY, stack)
     size = sum(p.numel() for p in found["B'MOJO"].parameters())
     found["Transformer"] = Transformer(whole, depth, size)
     return {name: model.to(setting.device) for name, model in found.items()}
