@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bmojo.storage.products import FEW, few_products
 from bmojo.storage.protocol import Found, Rows
 
 __all__ = ["exact_top", "found_rows"]
@@ -59,10 +61,14 @@ def _top(pieces: Sequence[Rows], queries: Tensor, count: int) -> tuple[Tensor, T
     product = torch.empty(groups, readers.shape[1], size)
     best = _Best(groups * readers.shape[1], count)
     for block in _blocks(pieces, size):
-        keys[: len(block)].copy_(torch.from_numpy(block.keys))
-        for group in range(groups):
-            torch.mm(readers[group], keys[: len(block), group].T, out=product[group, :, : len(block)])
-        best.offer(product[..., : len(block)].flatten(0, 1), block.first)
+        scores = product[..., : len(block)]
+        if readers.shape[1] <= FEW:
+            few_products(np.asarray(block.keys).view(np.uint16), readers.numpy(), scores.numpy())
+        else:
+            keys[: len(block)].copy_(torch.from_numpy(block.keys))
+            for group in range(groups):
+                torch.mm(readers[group], keys[: len(block), group].T, out=scores[group])
+        best.offer(scores.flatten(0, 1), block.first)
     scores, ordinals = best.ordered()
     return tuple(x.view(-1, n, count).transpose(0, 1) for x in (scores, ordinals))  # pyright: ignore
 
@@ -82,14 +88,10 @@ class _Best:
 
     def offer(self, scores: Tensor, first: int) -> None:
         """Take in the scores (readers, L) of the rows from `first` on; equal ones stay with the older."""
-        whole = scores.shape[1] // GROUP
-        peaks = scores[:, : whole * GROUP].unflatten(1, (whole, GROUP)).amax(-1) if whole else scores[:, :0]
-        peaks = torch.cat([peaks, scores[:, whole * GROUP :]], dim=1)
-        (readers,) = torch.nonzero(peaks.amax(1) > self.scores[:, -1], as_tuple=True)
+        (readers,) = torch.nonzero(scores.amax(1) > self.scores[:, -1], as_tuple=True)
         if not len(readers):
             return
-        count = min(self.scores.shape[1], scores.shape[1])
-        best, rows = _largest(scores[readers], peaks[readers], whole, count)
+        best, rows = _largest(scores[readers], min(self.scores.shape[1], scores.shape[1]))
         joined = torch.cat([self.scores[readers], best], dim=1)
         ordinals = torch.cat([self.ordinals[readers], rows + first], dim=1)
         joined, place = joined.topk(self.scores.shape[1])
@@ -102,24 +104,17 @@ class _Best:
         return scores, ordinals.gather(-1, again)
 
 
-def _largest(scores: Tensor, peaks: Tensor, whole: int, count: int) -> tuple[Tensor, Tensor]:
-    """Top `count` along the last axis: the groups with the highest peaks hold all of them.
-
-    Parameters
-    ----------
-    scores : Tensor, shape (readers, L)
-    peaks : Tensor, shape (readers, whole + rest)
-        Largest score of each whole group, then the scores behind the last one.
-    whole, count : int
-    """
-    if whole < 4 * count:
+def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Top `count` of the scores (readers, L): the groups with the highest peaks hold all of them."""
+    whole = scores.shape[1] // GROUP
+    if whole < 4 * count or len(scores) < GROUP:
         return scores.topk(count)
-    chosen = peaks[:, :whole].topk(count).indices
     groups = scores[:, : whole * GROUP].unflatten(1, (whole, GROUP))
+    chosen = groups.amax(-1).topk(count).indices
     inside = groups.gather(1, chosen.unsqueeze(-1).expand(-1, -1, GROUP)).flatten(1)
     rows = (chosen.unsqueeze(-1) * GROUP + torch.arange(GROUP)).flatten(1)
     rest = torch.arange(whole * GROUP, scores.shape[1]).expand(len(scores), -1)
-    best, place = torch.cat([inside, peaks[:, whole:]], dim=1).topk(count)
+    best, place = torch.cat([inside, scores[:, whole * GROUP :]], dim=1).topk(count)
     return best, torch.cat([rows, rest], dim=1).gather(1, place)
 
 

@@ -376,19 +376,23 @@ def _assembled(
     answers = [answer for runs in found for _, answer in runs if answer is not None]
     if not answers:
         return None
+    kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
+    # To a device they go as they are stored, and are widened there; on the CPU one copy does both.
+    laid = kind if like.device.type == "cpu" else torch.float16
     widths = answers[0].keys.shape[-1], answers[0].values.shape[-1]
     shape = (*newest.shape, heads, count)
-    keys, values = (torch.zeros(*shape, width, dtype=torch.float16) for width in widths)
+    keys, values = (torch.empty(*shape, width, dtype=laid) for width in widths)
     bias = torch.full(shape, -torch.inf)
     for entry, runs in enumerate(found):
         begin = 0
         for length, answer in runs:
             part = (entry, slice(begin, begin + length))
-            if answer is not None:
+            if answer is None:
+                keys[part], values[part] = 0.0, 0.0
+            else:
                 keys[part], values[part] = answer.keys, answer.values
                 seen = (answer.ordinals >= 0) & (answer.positions <= newest[part].view(-1, 1, 1))
                 bias[part].masked_fill_(seen, 0.0)
             begin += length
-    kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-    moved = [x.to(like.device, kind) for x in (keys, values, bias)]
+    moved = [x.to(like.device).to(kind) for x in (keys, values, bias)]
     return Retrieved(moved[0], moved[1], moved[2])
