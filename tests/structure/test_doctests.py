@@ -13,13 +13,14 @@ from tests.source import PACKAGES, modules
 
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 NEEDS_FILES = ("load_data(", "load_benchmark_model(")
-# Kernels for a device are written in a language that is installed with the device's tools only.
-LANGUAGES = {"triton_gpu": "triton"}
+# Kernels for a device are written in a language that is installed with the device's tools only; models for
+# transformers need it.
+NEEDED = {"triton_gpu": "triton", "hf": "transformers"}
 
 
 def importable(module):
-    language = LANGUAGES.get(module.rpartition(".")[2])
-    return language is None or importlib.util.find_spec(language) is not None
+    needed = {NEEDED[part] for part in module.split(".") if part in NEEDED}
+    return all(importlib.util.find_spec(name) is not None for name in needed)
 
 
 MODULES = [name for name in modules() if importable(name)]
