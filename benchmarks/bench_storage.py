@@ -17,7 +17,7 @@ import torch
 from _results import Row, write_results
 from _timing import in_turn, seconds
 
-from bmojo import BMojo, BMojoConfig
+from bmojo import BMojo, BMojoConfig, BMojoState
 from bmojo.storage import FaissStore, FlatStore, MilvusStore, Stream, attach, detach
 
 HERE = Stream(0, 0)
@@ -120,18 +120,22 @@ def layers(folder: Path) -> list[Row]:
     found = []
     with torch.no_grad(), FlatStore(folder / "layer", durable=False) as store:
         times = {}
-        for name in ("without", "with"):
-            if name == "with":
-                attach(layer, store, read=FOUND)
-            state = layer(u, layer.init_state(1))[1]
-            times[name] = (
-                seconds(lambda: layer(u), 3, best=True),
-                seconds(lambda state=state: layer.step(u[:, 0], state), 20, best=True),
-            )
-        detach(layer)
-    for place, what in enumerate(("pass over 4096 tokens", "decode step after 4096 tokens")):
-        peer = "the same without storage", 1e3 * times["without"][place]
-        found.append(Row(f"layer with storage: {what}, 512 wide", 1e3 * times["with"][place], "ms", *peer))
+        for name in ("without", "with", "ahead"):
+            if name != "without":
+                attach(layer, store, read=FOUND, ahead=name == "ahead")
+            start = layer(u, layer.init_state(1))[1]
+
+            def steps(state: BMojoState = start) -> None:
+                for t in range(256):
+                    state = layer.step(u[:, t], state)[1]
+
+            times[name] = seconds(lambda: layer(u), 3, best=True), seconds(steps, 3, best=True) / 256
+            detach(layer)
+    for name, how in (("with", ""), ("ahead", " asked a chunk ahead")):
+        for place, what in enumerate(("pass over 4096 tokens", "decode step after 4096 tokens")):
+            peer = "the same without storage", 1e3 * times["without"][place]
+            case = f"layer with storage{how}: {what}, 512 wide"
+            found.append(Row(case, 1e3 * times[name][place], "ms", *peer))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from bmojo.storage.leaving import leaving
 from bmojo.storage.memory import Question, StoredMemory, joint_softmax
 
-__all__ = ["Pool", "Reading", "exchange", "starts_chunk"]
+__all__ = ["Part", "Pool", "Reading", "exchange", "starts_chunk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +60,40 @@ class Pool:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """A question to storage that the attention of a pass does not wait for until it is done.
+class Part:
+    """Queries that follow each other, and the question whose answer they read.
 
     Parameters
     ----------
-    question : Question
+    length : int
+        How many queries.
+    question : Question, or None
+        `None` where they read nothing.
+    streams : Tensor of int64, shape (B,), or None
+        Of the sequences that the question was asked for, where they may be others by now.
+    """
+
+    length: int
+    question: Question | None
+    streams: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Questions to storage that the attention of a pass does not wait for until it is done.
+
+    Parameters
+    ----------
+    parts : list of Part
     queries : Tensor, shape (B, T, H, d)
-        As they were asked; they carry gradient.
+        As they meet stored keys; they carry gradient.
+    place : Tensor of int64, shape (B, 2)
     scale : float
     """
 
-    question: Question
+    parts: list[Part]
     queries: Tensor
+    place: Tensor
     scale: float
 
     def joined(self, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,10 +105,20 @@ class Reading:
         mass : Tensor, shape (B, T, H)
             Of storage.
         """
-        found = self.question.result()
+        lengths = [part.length for part in self.parts]
+        pieces = zip(*(x.split(lengths, dim=1) for x in (out, lse, self.queries)), strict=True)
+        joined = [self._joined(part, *piece) for part, piece in zip(self.parts, pieces, strict=True)]
+        outs, masses = zip(*joined, strict=True)
+        return torch.cat(outs, dim=1), torch.cat(masses, dim=1)
+
+    def _joined(self, part: Part, out: Tensor, lse: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        found = None if part.question is None else part.question.result()
         if found is None:
             return out, torch.zeros_like(lse)
-        return joint_softmax(out, lse, self.queries, found, scale=self.scale)
+        if part.streams is not None:
+            others = (part.streams != self.place[:, 0]).view(-1, 1, 1, 1)
+            found = replace(found, bias=found.bias.masked_fill(others, -torch.inf))
+        return joint_softmax(out, lse, queries, found, scale=self.scale)
 
 
 def starts_chunk(position: int, length: int, chunk: int) -> bool:
@@ -152,5 +183,37 @@ def exchange(
         rows = torch.where(left.rows >= 0, left.rows - pool.missing, -1).flatten(1)
         place = memory.keep(place, rows, pool.stored(scale), pool.values, pool.positions(position, window))
         limit = before + left.limit[:, time // chunk - position // chunk]
-    question = memory.ask(place, asked, limit, (time - window).expand(len(queries), -1))
-    return Reading(question, asked, scale), place
+    if memory.ahead:
+        parts = _parts_ahead(memory, place, asked, limit, position, chunk)
+    else:
+        newest = (time - window).expand(len(queries), -1)
+        parts = [Part(length, memory.ask(place, asked, limit, newest))]
+    return Reading(parts, asked, place, scale), place
+
+
+def _parts_ahead(
+    memory: StoredMemory, place: Tensor, queries: Tensor, limit: Tensor, position: int, chunk: int
+) -> list[Part]:
+    """What each chunk reads: the answer to the queries of the chunk before. Whole chunks ask for the next."""
+    asked, begin, end = memory.asked, position, position + queries.shape[1]
+    if position != asked.position or position == 0 or any(len(x) != len(place) for x, _ in asked.queries):
+        asked.queries.clear()
+        asked.questions.clear()
+    asked.position, parts, streams = end, [], place[:, 0]
+    while position < end:
+        number, stop = position // chunk, min((position // chunk + 1) * chunk, end)
+        question, earlier = asked.questions.get(number, (None, None))
+        if earlier is not None and len(earlier) != len(place):
+            question, earlier = None, None
+        parts.append(Part(stop - position, question, earlier))
+        asked.queries.append((streams, queries[:, position - begin : stop - begin].detach()))
+        if stop % chunk == 0:
+            whole = torch.cat([part for _, part in asked.queries], dim=1)
+            same = torch.stack([of == streams for of, _ in asked.queries]).all(0)
+            asked.queries.clear()
+            asked.questions.pop(number - 1, None)
+            if whole.shape[1] == chunk:  # else the sequence was taken up inside of it
+                seen = limit[:, position - begin] * same
+                asked.questions[number + 1] = memory.ask_for_all(place, whole, seen), streams
+        position = stop
+    return parts

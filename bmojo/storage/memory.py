@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
-from bmojo.storage.protocol import EideticStore, Stream
+from bmojo.storage.protocol import EideticStore, Found, Stream
 
 __all__ = ["Question", "Retrieved", "StoredMemory", "joint_softmax"]
 
@@ -24,6 +25,7 @@ class Retrieved:
     Parameters
     ----------
     keys : Tensor, shape (B, T, H, r, d)
+        `T` is 1 where all queries share what was found.
     values : Tensor, shape (B, T, H, r, d_v)
     bias : Tensor, shape (B, T, H, r)
         Added to the logits: 0, or $-\infty$ where there is none, or one that the window still shows.
@@ -32,6 +34,25 @@ class Retrieved:
     keys: Tensor
     values: Tensor
     bias: Tensor
+
+
+@dataclass(eq=False)
+class Ahead:
+    """What has been asked for the chunks to come.
+
+    Parameters
+    ----------
+    position : int
+        Of the token that goes on from here.
+    queries : list of pair of Tensor, shapes (B,) and (B, n, H, d)
+        Of the chunk that is under way, each with the streams of its sequences.
+    questions : dict
+        By chunk, each with the streams that it was asked for.
+    """
+
+    position: int = 0
+    queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    questions: dict[int, tuple[Question, Tensor]] = field(default_factory=dict)
 
 
 class Question:
@@ -78,6 +99,12 @@ class StoredMemory:
         and goes on behind it, a memory over many sequences.
     floor : float
         Priority below which what leaves the set is not stored.
+    ahead : bool
+        The queries of a chunk do not search for themselves: all of them read the `r` rows that the queries of
+        the chunk before found best, of what had left the set then. One search a chunk in place of one a
+        token, which runs from the end of one chunk to the start of the next, through all other layers; for
+        stores that are far away. What a sequence has asked is not part of its state: going on from an older
+        one, or with sequences in another order, the first chunk reads nothing.
 
     Raises
     ------
@@ -108,11 +135,13 @@ class StoredMemory:
         entries: Sequence[int] | None = None,
         anew: bool = True,
         floor: float = -torch.inf,
+        ahead: bool = False,
     ) -> None:
         if read < 1 or layer < 0:
             raise StorageError(f"StoredMemory: read={read}, layer={layer} came; at least 1 and 0 are needed.")
         self.store, self.layer, self.read, self.anew, self.floor = store, layer, read, anew, floor
         self.entries = None if entries is None else list(entries)
+        self.ahead, self.asked = ahead, Ahead()
         self.lost = 0
         self._missing: dict[Stream, list[tuple[int, int]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"storage of layer {layer}")
@@ -205,6 +234,26 @@ class StoredMemory:
         self._check()
         x = [part.detach() for part in (place, queries, limit, newest)]
         return Question(self, self._thread.submit(self._search, _ready(queries), *x))
+
+    def ask_for_all(self, place: Tensor, queries: Tensor, limit: Tensor) -> Question:
+        """Look for the rows that are best for any of the queries, in the background.
+
+        Parameters
+        ----------
+        place : Tensor of int64, shape (B, 2)
+            Of which the streams are taken.
+        queries : Tensor, shape (B, T, H, d)
+        limit : Tensor of int64, shape (B,)
+            How many rows of its stream each sequence sees.
+
+        Returns
+        -------
+        Question
+            Its answer is one for all queries.
+        """
+        self._check()
+        x = [part.detach() for part in (place, queries, limit)]
+        return Question(self, self._thread.submit(self._search_for_all, _ready(queries), *x))
 
     def flush(self, timeout: float | None = None) -> None:
         """Return once all that was kept is committed by the store.
@@ -301,6 +350,25 @@ class StoredMemory:
             return None
         return _assembled(found, queries.shape[2], self.read, newest, tensors[1])
 
+    def _search_for_all(self, ready: Any, *tensors: Tensor) -> Retrieved | None:
+        """Search for all queries of a sequence together: in the background thread."""
+        if ready is not None:
+            ready.synchronize()
+        place, queries, limits = (x.cpu() for x in tensors)
+        found: list[list[Any]] = []
+        try:
+            for entry, stream in enumerate(self._streams(place)):
+                limit, answer = self._place(stream, int(limits[entry])), None
+                if limit:
+                    answer = best_of_all(self.store.search(stream, queries[entry], self.read, limit=limit))
+                    self._away.pop("search", None)
+                found.append([(1, answer)])
+        except StoreAway as error:
+            self._away["search"] = str(error)
+            return None
+        newest = torch.full((len(found), 1), torch.iinfo(torch.int64).max)
+        return _assembled(found, queries.shape[2], self.read, newest, tensors[1])
+
     def _place(self, stream: Stream, ordinal: int) -> int:
         """Where the store has what would be at `ordinal` had it taken every row."""
         gaps = self._missing.get(stream, ())
@@ -353,11 +421,46 @@ def joint_softmax(
     (tensor([0.6667, 0.6667, 0.6667, 0.6667]), 0.6666...)
     """
     kind = lse.dtype
-    logits = (retrieved.keys.to(kind) @ queries.to(kind).unsqueeze(-1)).squeeze(-1) * scale
-    logits = torch.cat([lse.unsqueeze(-1), logits + retrieved.bias.to(kind)], dim=-1)
-    weights = logits.softmax(dim=-1)
-    read = (weights[..., 1:].unsqueeze(-2) @ retrieved.values.to(kind)).squeeze(-2)
-    return (weights[..., :1] * out + read).to(out.dtype), weights[..., 1:].sum(-1)
+    keys, values, queries = retrieved.keys.to(kind), retrieved.values.to(kind), queries.to(kind)
+    shared = keys.shape[1] == 1
+    if shared:
+        logits = (queries.transpose(1, 2) @ keys.squeeze(1).mT).transpose(1, 2)
+    else:
+        logits = (keys @ queries.unsqueeze(-1)).squeeze(-1)
+    logits = torch.cat([lse.unsqueeze(-1), logits * scale + retrieved.bias.to(kind)], dim=-1)
+    own, weights = logits.softmax(dim=-1).split([1, logits.shape[-1] - 1], dim=-1)
+    if shared:
+        read = (weights.transpose(1, 2) @ values.squeeze(1)).transpose(1, 2)
+    else:
+        read = (weights.unsqueeze(-2) @ values).squeeze(-2)
+    return (own * out + read).to(out.dtype), weights.sum(-1)
+
+
+def best_of_all(found: Found) -> Found:
+    """What was found for several queries (n, H, r), as one answer (1, H, r) for all of them.
+
+    Parameters
+    ----------
+    found : Found
+    """
+    heads, count = found.scores.shape[1:]
+    chosen = torch.zeros(heads, count, dtype=torch.int64)
+    valid = torch.zeros(heads, count, dtype=torch.bool)
+    for head in range(heads):
+        scores, ordinals = found.scores[:, head].flatten(), found.ordinals[:, head].flatten()
+        order = scores.argsort(descending=True, stable=True)
+        _, first = np.unique(ordinals[order].numpy(), return_index=True)  # where each row is at its best
+        best = order[torch.from_numpy(np.sort(first))]
+        best = best[ordinals[best] >= 0][:count]
+        chosen[head, : len(best)], valid[head, : len(best)] = best, True
+    query, rank, head = chosen // count, chosen % count, torch.arange(heads)[:, None]
+    return Found(
+        found.scores[query, head, rank].masked_fill(~valid, -torch.inf).unsqueeze(0),
+        found.ordinals[query, head, rank].masked_fill(~valid, -1).unsqueeze(0),
+        found.positions[query, head, rank].masked_fill(~valid, -1).unsqueeze(0),
+        found.keys[query, head, rank].unsqueeze(0),
+        found.values[query, head, rank].unsqueeze(0),
+    )
 
 
 def _ready(x: Tensor) -> Any:

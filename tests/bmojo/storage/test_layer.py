@@ -117,6 +117,63 @@ def test_gradients_stop_at_the_store(store):
     assert u.grad.isfinite().all()
 
 
+class TestAhead:
+    """Each chunk reads what the queries of the chunk before found."""
+
+    @pytest.mark.parametrize("chunk", [1, 3, 4])
+    def test_however_the_tokens_come(self, store, chunk):
+        layer, u = plain(chunk=chunk), tokens(2, 60)
+        bare = layer(u)
+        attach(layer, store, read=2, ahead=True)
+        full = layer(u)
+        cut, _ = in_pieces(layer, u, layer.init_state(2), [7, 8, 30])
+        one, _ = stepped(layer, u, layer.init_state(2))
+        detach(layer)
+        assert_close(cut, full, "recurrence")
+        assert_close(one, full, "recurrence")
+        # Something leaves at the start of chunk 1 or later; it is found by that chunk, and read by the next.
+        first = 2 * chunk if chunk > 1 else 5
+        assert_close(full[:, :first], bare[:, :first], "recurrence")
+        assert not torch.allclose(full[:, 20:], bare[:, 20:], atol=1e-3)
+
+    def test_a_search_for_each_chunk_and_none_for_a_token(self, store, monkeypatch):
+        layer, u, asked = plain(), tokens(1, 41), []
+        search = FlatStore.search
+        monkeypatch.setattr(
+            FlatStore, "search", lambda self, *a, **o: (asked.append(o["limit"]), search(self, *a, **o))[1]
+        )
+        attach(layer, store, read=2, ahead=True)
+        stepped(layer, u, layer.init_state(1))
+        detach(layer)
+        # Of ten whole chunks the first has nothing to find; at its start the third one has 2 of 8 in the set.
+        assert asked == [2, 6, 10, 14, 18, 22, 26, 30, 34]
+
+    def test_what_was_asked_for_others_is_not_read(self, store):
+        layer, u = plain(), tokens(3, 60)
+        attach(layer, store, read=2, ahead=True)
+        full = layer(u)
+        _, state = layer(u[:, :30], layer.init_state(3))
+        kept, _ = layer(u[[1, 2, 0], 30:], state.select(torch.tensor([1, 2, 0])))
+        _, state = layer(u[:, :30], layer.init_state(3))
+        fewer, _ = layer(u[:1, 30:], state.select(torch.tensor([0])))
+        detach(layer)
+        bare_after = 36  # chunks 7 and 8 were to read what chunks 6 and 7 asked, in another order
+        for found, order in ((kept, [1, 2, 0]), (fewer, [0])):
+            assert_close(found[:, bare_after - 30 :], full[order, bare_after:], "recurrence")
+            assert found.isfinite().all()
+
+    def test_an_older_state_reads_nothing_at_first_and_then_goes_on(self, store):
+        layer, u = plain(), tokens(1, 60)
+        attach(layer, store, read=2, ahead=True)
+        full = layer(u)
+        _, state = layer(u[:, :32], layer.init_state(1))
+        layer(u[:, 32:], state)
+        again, _ = layer(u[:, 32:], state)
+        detach(layer)
+        assert not torch.allclose(again[:, :4], full[:, 32:36], atol=1e-3)
+        assert_close(again[:, 4:], full[:, 36:], "recurrence")
+
+
 def test_a_token_that_is_read_from_the_store_gets_no_gradient(store):
     layer = perturbed(BMojoConfig(d_model=8, heads=2, window=4, eidetic=2, mixer="none", short_conv=0))
     u = tokens(1, 40).requires_grad_()

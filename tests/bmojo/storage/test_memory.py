@@ -88,6 +88,29 @@ def test_each_query_sees_what_it_may(store, pool, queries):
         assert (found.bias[b, t, h, n:] == -torch.inf).all()
 
 
+def test_one_answer_for_all_queries_holds_the_rows_that_are_best_for_any(store):
+    generator = torch.Generator().manual_seed(9)
+    keys = torch.randn(1, 40, G, D, generator=generator).half().float()
+    queries = torch.randn(1, 5, H, D, generator=generator)
+    memory = StoredMemory(store, read=6)
+    rows = torch.arange(40)[None]
+    place = memory.keep(memory.begin(1), rows, keys, 2 * keys, rows)
+    for limit, count in ((30, 6), (4, 4), (0, 0)):
+        found = memory.ask_for_all(place, queries, torch.tensor([limit])).result()
+        if not count:
+            assert found is None
+            continue
+        assert found is not None
+        scores = torch.einsum("thd,jhd->htj", queries[0], keys[0, :limit].repeat_interleave(2, dim=1)).amax(1)
+        for head in range(H):
+            best = scores[head].topk(count).indices
+            assert_close(found.keys[0, 0, head, :count], keys[0, best, head // 2], "bitwise")
+            assert_close(found.values[0, 0, head, :count], 2 * keys[0, best, head // 2], "bitwise")
+        assert (found.bias[..., :count] == 0).all()
+        assert (found.bias[..., count:] == -torch.inf).all()
+    memory.close()
+
+
 def test_with_nothing_stored_there_is_no_answer(store, queries):
     memory = StoredMemory(store)
     assert asked(memory, memory.begin(B), queries) is None
@@ -111,6 +134,19 @@ def test_one_softmax_over_all_keys(dtype):
     weights = torch.cat([logits, stored], -1).softmax(-1)
     assert_close(found, (weights.unsqueeze(-2) @ torch.cat([seen_v, v], -2)).squeeze(-2), dtype=dtype)
     assert_close(mass, weights[..., 5:].sum(-1), dtype=dtype)
+
+
+def test_what_is_shared_is_read_as_if_each_query_had_its_own():
+    generator = torch.Generator().manual_seed(11)
+    out, q = (torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    lse = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    keys, values = (torch.randn(2, 1, 4, 6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    bias = torch.where(torch.rand(2, 1, 4, 6, generator=generator) < 0.3, -torch.inf, 0.0).double()
+    one = joint_softmax(out, lse, q, Retrieved(keys, values, bias), scale=0.4)
+    own = [x.expand(-1, 3, -1, -1, -1) for x in (keys, values)]
+    each = joint_softmax(out, lse, q, Retrieved(*own, bias.expand(-1, 3, -1, -1)), scale=0.4)
+    for found, expected in zip(one, each, strict=True):
+        assert_close(found, expected)
 
 
 def test_the_gradient_is_that_of_one_softmax_and_stays_finite():
