@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from bmojo.backends import narrowed, state_dtype
 from bmojo.config import BMojoConfig
 from bmojo.convolution import CausalConv
+from bmojo.decoding import step_of
 from bmojo.eidetic.predictor import attach
 from bmojo.eidetic.predictors import PREDICTORS
 from bmojo.fading import Innovative, make_mixer
 from bmojo.packing import edges_of
-from bmojo.passes import Stored, piece_of, step_of
+from bmojo.passes import Stored, piece_of
 from bmojo.projections import Projections
 from bmojo.state import BMojoState, KeyValueRing
 from bmojo.storage.memory import StoredMemory

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bmojo.fading import MixerState
 
-__all__ = ["BMojoState", "KeyValueRing", "closed", "ordered", "renewed", "written"]
+__all__ = ["BMojoState", "KeyValueRing", "closed", "held", "ordered", "renewed", "written"]
 
 
 def ordered(ring: Tensor, position: int) -> Tensor:
@@ -37,9 +37,17 @@ def renewed(ring: Tensor, past: Tensor, piece: Tensor, position: int) -> Tensor:
 
 def written(ring: Tensor, x: Tensor, position: int) -> Tensor:
     """The ring with `x` (B, ...) in the row of `position`, in place of the oldest."""
-    ring = ring.clone()
-    ring[:, position % ring.shape[1]] = x.to(ring.dtype)
-    return ring
+    return ring.index_copy(1, _row(ring, position), x.to(ring.dtype).unsqueeze(1))
+
+
+def held(ring: Tensor, position: int) -> Tensor:
+    """What the ring holds in the row of `position`, (B, 1, ...)."""
+    return ring.index_select(1, _row(ring, position))
+
+
+def _row(ring: Tensor, position: int) -> Tensor:
+    # A tensor, so that a compiled step is one graph for all rows.
+    return torch.full((1,), position, device=ring.device) % ring.shape[1]
 
 
 def _safetensors() -> Any:
@@ -82,10 +90,9 @@ class KeyValueRing:
         """After one key and value (B, kv_heads, head_dim)."""
         return KeyValueRing(written(self.keys, keys, position), written(self.values, values, position))
 
-    def at(self, position: int) -> tuple[Tensor, Tensor]:
-        """Key and value (B, kv_heads, head_dim) in the row of `position`."""
-        row = position % self.keys.shape[1]
-        return self.keys[:, row], self.values[:, row]
+    def held(self, position: int) -> tuple[Tensor, Tensor]:
+        """Key and value (B, 1, kv_heads, head_dim) in the row of `position`."""
+        return held(self.keys, position), held(self.values, position)
 
 
 @dataclass(frozen=True, eq=False)

@@ -185,3 +185,21 @@ def test_compiled_whole(mixer, predictor):
             x = u[:, :7] if call == layer.__call__ else u[:, 0]
             found, _ = torch.compile(call, fullgraph=True, backend="aot_eager")(x, state)
             assert_close(found, call(x, state)[0])
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_few_graphs():
+    """The first token, until the window is full, until the fading one is, and from then on: whatever comes."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    layer, u = perturbed(CONFIG), tokens(1, 40)
+    counter = CompileCounter()
+    step = torch.compile(layer.step, backend=counter, fullgraph=True)
+    state = expected = layer.init_state(1)
+    with torch.no_grad():
+        for t in range(40):
+            found, state = step(u[:, t], state)
+            wanted, expected = layer.step(u[:, t], expected)
+            assert_close(found, wanted)
+    assert counter.frame_count == 4
