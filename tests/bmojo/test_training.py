@@ -189,7 +189,7 @@ def test_compiled_whole(mixer, predictor):
 
 @pytest.mark.slow
 def test_compiled_steps_are_few_graphs():
-    """The first token, until the window is full, until the fading one is, and from then on: whatever comes."""
+    """The first token, until the window is full, until the fading one is, and from then on."""
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()
