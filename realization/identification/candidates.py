@@ -9,9 +9,10 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from realization.errors import RealizationError, UnstableError
+from realization.errors import ExcitationError, RealizationError, UnstableError
 from realization.identification.arx import fit_arx, longest_lags
 from realization.identification.closed_loop import predictor_realization
+from realization.identification.delays import delay_inputs
 from realization.identification.disturbance import (
     DISTURBANCES,
     EVIDENCE_STEPS,
@@ -31,15 +32,16 @@ from realization.identification.matrices import realize
 from realization.identification.realization import Realization
 from realization.identification.refinement import refine
 from realization.identification.regularized import fit_regularized_varx
+from realization.systems.models import InnovationsModel
 from realization.systems.responses import scan_spans
 
-__all__ = ["Recipe", "Stretch", "recipes", "supported"]
+__all__ = ["REFINEMENT_STEPS", "Recipe", "Stretch", "recipes", "supported", "worth_refining"]
 
 Array = NDArray[np.float64]
 ORDERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 30)
 WIDE_ROWS, NARROW_ROWS = 18, 9
-REFINEMENT_WORK = 1.5e8
+REFINEMENT_STEPS, REFINEMENT_WORK = 12, 1.5e8
 # With fewer, the likelihood fits the record and not the system; subspace estimates and priors hold.
 VALUES_PER_PARAMETER = 8
 REGULARIZED_LAGS = (8, 16, 30)
@@ -58,6 +60,7 @@ class Recipe(NamedTuple):
     walk: bool = False
     noise: Disturbance = "own"
     changes: bool = False
+    dead: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,6 +78,7 @@ class Recipe(NamedTuple):
             kind = "" if self.method in ("ssarx", "pbsid") else f", {self.focus}"
             base = self.method.upper() + kind + ("" if self.wide else ", short past")
         base += " of changes" if self.changes else ""
+        base += f", dead times {', '.join(map(str, self.dead))}" if self.dead else ""
         extra = DISTURBANCES[self.noise]
         return base + (", prediction error" if self.refined else "") + (f", {extra}" if extra else "")
 
@@ -90,6 +94,7 @@ class Stretch:
     def __init__(self, scaled: Scaling, *, feedthrough: bool, stable: bool) -> None:
         self.scaled, self.feedthrough, self.stable = scaled, feedthrough, stable
         self._made: dict[Recipe, Realization] = {}
+        self._moved: dict[tuple[int, ...], Stretch] = {}
         self.shared: dict[object, Realization] = {}
 
     def rows(self, wide: bool) -> int:
@@ -121,11 +126,13 @@ class Stretch:
     def _make(self, recipe: Recipe) -> Realization:
         if recipe.noise != "own":
             return with_disturbance(self.make(recipe.path), self.scaled, recipe.noise)
+        if recipe.dead:
+            return _late(self._on_time(recipe.dead).make(recipe._replace(dead=())), recipe.dead)
         if recipe.changes:
             return self._from_changes(recipe._replace(changes=False))
         if recipe.refined:
             base = self.make(recipe._replace(refined=False))
-            found = refine(base, self.scaled, "prediction", stable=self.stable, iterations=12)
+            found = refine(base, self.scaled, "prediction", stable=self.stable, iterations=REFINEMENT_STEPS)
         elif recipe.method == "arx":
             found = fit_arx(self.scaled, recipe.size, recipe.size, recipe.delay, recipe.ridge)
         elif recipe.method == "varx":
@@ -170,6 +177,20 @@ class Stretch:
         stretch = Stretch(self.scaled._replace(u=u, y=y), feedthrough=self.feedthrough, stable=self.stable)
         return stretch, sizes[0], sizes[1]
 
+    def _on_time(self, dead: tuple[int, ...]) -> Stretch:
+        """The stretch of $u_{t-d}$ and $y_t$, from the first sample of each experiment that has both."""
+        if dead not in self._moved:
+            late, (u, y) = max(dead), (self.scaled.u, self.scaled.y)
+            spans = [rows for rows in self.scaled.spans if rows.stop - rows.start > late]
+            if not spans:
+                raise ExcitationError(f"no experiment is longer than the dead time of {late} samples.")
+            kept = np.concatenate([np.arange(rows.start + late, rows.stop) for rows in spans])
+            begins = np.cumsum([0, *(rows.stop - rows.start - late for rows in spans)])[:-1]
+            moved = np.column_stack([u[kept - d, i] for i, d in enumerate(dead)])
+            scaled = self.scaled._replace(u=moved, y=y[kept], starts=tuple(int(k) for k in begins))
+            self._moved[dead] = Stretch(scaled, feedthrough=self.feedthrough, stable=self.stable)
+        return self._moved[dead]
+
     def _from_changes(self, recipe: Recipe) -> Realization:
         """The path that explains the changes, which a disturbance that wanders leaves in peace; no gain."""
         stretch, u, y = self._changes
@@ -180,6 +201,14 @@ class Stretch:
         if len(free.A):
             simulated = simulated + scan_spans(free.A, free.B, self.scaled.u, starts=self.scaled.starts) @ C.T
         return free._replace(offset=(self.scaled.y - simulated).mean(axis=0), x0=np.zeros(len(free.A)))
+
+
+def _late(found: Realization, dead: tuple[int, ...]) -> Realization:
+    """The realization with a chain of states that holds each input as long."""
+    model = delay_inputs(InnovationsModel(found.A, found.B, found.C, found.D, K=found.K), dead)
+    assert isinstance(model, InnovationsModel)
+    A, B, C, D, K = model.A, model.B, model.C, model.D, model.K
+    return found._replace(A=A, B=B, C=C, D=D, K=K, x0=np.zeros(len(A)), feedthrough=bool(D.any()))
 
 
 def recipes(
@@ -201,10 +230,7 @@ def recipes(
                     continue
                 for focus in ("simulation", "prediction") if m else ("prediction",):
                     found.append(Recipe(method, size, focus, wide))
-                width = size * (size + m + 2 * p + 1) + p * (m + 1)
-                free = size * (m + 2 * p + 1) + p * (m + 1)
-                enough = length * p >= VALUES_PER_PARAMETER * free
-                if enough and length * p * width**2 <= REFINEMENT_WORK and method == "cva":
+                if method == "cva" and worth_refining(stretch.scaled, size):
                     found.append(Recipe(method, size, found[-1].focus, wide, refined=True))
         if closed_loop and m:
             found += [
@@ -239,6 +265,14 @@ def recipes(
         ]
         found.append(Recipe("static", 0))
     return found
+
+
+def worth_refining(scaled: Scaling, size: int) -> bool:
+    """Whether there are enough values for a model of so many states, and not more than time allows."""
+    (length, m), p = scaled.u.shape, scaled.y.shape[1]
+    width = size * (size + m + 2 * p + 1) + p * (m + 1)
+    free = size * (m + 2 * p + 1) + p * (m + 1)
+    return length * p >= VALUES_PER_PARAMETER * free and length * p * width**2 <= REFINEMENT_WORK
 
 
 def regularized_recipes(length: int, m: int, p: int, delays: tuple[int, ...]) -> list[Recipe]:

@@ -8,34 +8,30 @@ from numpy.typing import NDArray
 
 from realization.identification.realization import Realization
 
-__all__ = ["mean_path", "mean_predictor"]
+__all__ = ["mean_path", "mean_predictor", "without_path"]
 
 Array = NDArray[np.float64]
 
 
-def mean_path(members: list[Realization], share: float = 1.0) -> Realization:
-    """Mean of the paths from the inputs of several models, times a share; no noise model.
-
-    A share below one shrinks the path towards no effect at all: what is estimated from few samples is
-    too large more often than too small.
-    """
-    if share == 0:
-        p, m = members[0].D.shape
-        offset, none = np.mean([found.offset for found in members], axis=0), np.zeros((0, 0))
-        return members[0]._replace(
-            A=none,
-            B=np.zeros((0, m)),
-            C=np.zeros((p, 0)),
-            D=np.zeros((p, m)),
-            K=np.zeros((0, p)),
-            offset=offset,
-            x0=np.zeros(0),
-        )
-    count = len(members) / share
-    D = share * np.mean([found.D for found in members], axis=0)
+def mean_path(members: list[Realization]) -> Realization:
+    """Mean of the paths from the inputs of several models; no noise model."""
+    D = np.mean([found.D for found in members], axis=0)
     stacked = _side_by_side(members, [found.A for found in members], [found.B for found in members], D)
-    C = np.hstack([found.C for found in members]) / count
+    C = np.hstack([found.C for found in members]) / len(members)
     return stacked._replace(C=C, K=np.zeros((len(stacked.A), len(C))))
+
+
+def without_path(found: Realization) -> Realization:
+    """Only the level: what is estimated from few samples may be worse than no effect of the inputs at all."""
+    p, m = found.D.shape
+    return found._replace(
+        A=np.zeros((0, 0)),
+        B=np.zeros((0, m)),
+        C=np.zeros((p, 0)),
+        D=np.zeros((p, m)),
+        K=np.zeros((0, p)),
+        x0=np.zeros(0),
+    )
 
 
 def mean_predictor(members: list[Realization]) -> Realization:

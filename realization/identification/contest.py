@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realization.errors import ExcitationError, RealizationError
-from realization.identification.candidates import Recipe, Stretch, recipes
+from realization.identification.candidates import REFINEMENT_STEPS, Recipe, Stretch, recipes, worth_refining
 from realization.identification.disturbance import Disturbance
 from realization.identification.factorization import Scaling
 from realization.identification.judging import BLOCKS, FOUR_FOLDS_UP_TO, Verdict, folds, judge
@@ -17,12 +17,13 @@ from realization.identification.mixture import FIT_LOSS, Mixture
 from realization.identification.realization import Realization, longest_memory
 from realization.identification.reduction import TRIED, Balanced, forgetting, likely_fits
 from realization.identification.refinement import refine
+from realization.identification.residuals import residual_tests
 from realization.identification.uncertainty import uncertainty
 from realization.progress import Progress
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
-__all__ = ["Contest", "Focus", "Judged", "Task"]
+__all__ = ["Contest", "Focus", "Gapped", "Judged", "Task"]
 
 Array = NDArray[np.float64]
 Focus = Literal["both", "prediction", "simulation"]
@@ -35,6 +36,8 @@ CLEARLY_BETTER = 3.0
 # An equal loses no more than this many percent, or this share of what is missing, with two spreads to spare.
 EQUAL, EQUAL_SHARE, SPARE = 0.1, 0.01, 2.0
 HIGHEST_ORDER = 40
+# States of a model that is to explain all, and how probable what it leaves must be if there is nothing left.
+FEW, NOTHING_LEFT = (1, 2, 3, 4, 5, 6, 8, 10, 12), 0.01
 LOSS_SHARE = 0.01
 SAMPLES_PER_GAIN = 20
 # A pole this far outside, and by so many standard deviations.
@@ -49,8 +52,18 @@ class Judged(NamedTuple):
     order: int
 
 
+class Gapped(NamedTuple):
+    """A scaled record with missing outputs, and which rows of it the record without gaps is made of."""
+
+    scaled: Scaling
+    rows: NDArray[np.intp]
+
+
 class Task(NamedTuple):
-    """A scaled record without gaps, and what is asked for."""
+    """A scaled record without gaps, and what is asked for; with its gaps where it has some.
+
+    `dead` are samples that each input may take before it acts, besides that of a model without feedthrough.
+    """
 
     scaled: Scaling
     order: int | None
@@ -59,6 +72,8 @@ class Task(NamedTuple):
     focus: Focus
     closed_loop: bool
     bar: Progress
+    gapped: Gapped | None = None
+    dead: tuple[int, ...] = ()
 
     @property
     def counted(self) -> tuple[int, ...]:
@@ -123,10 +138,8 @@ class Contest:
         """How many standard deviations the outermost pole lies outside the unit circle."""
         scaled = self.task.scaled
         fine = refine(found, scaled, "prediction", stable=False, iterations=12)
-        model = InnovationsModel(fine.A, fine.B, fine.C, fine.D, K=fine.K, y_mean=fine.offset)
-        record = IOData(scaled.y, scaled.u if scaled.u.shape[1] else None, starts=scaled.starts)
         try:
-            bands = uncertainty(model, record).poles()
+            bands = uncertainty(*_in_own_units(fine, scaled)).poles()
         except RealizationError:
             return -np.inf
         pole, covariance = bands.poles[0], bands.covariance[0]
@@ -136,14 +149,40 @@ class Contest:
     def winner(self) -> tuple[Judged, Realization]:
         """The choice, estimated from the whole record, reduced, and with a refined gain where it helps."""
         chosen, found = self._best()
-        if self.task.order is not None:
-            return chosen, found
         early = [one for fold in self.folds if (one := chosen.mixture.make(fold.stretch)) is not None]
+        if self.task.order is not None:
+            return chosen, self._over_gaps(found, early)
         found, early = self._reduced(found, early)
+        brief = self._brief(chosen, len(found.A))
+        if brief is not None:
+            chosen, found = brief
+            early = [one for fold in self.folds if (one := chosen.mixture.make(fold.stretch)) is not None]
+            return chosen, self._over_gaps(found, early)
         tuned = [self._tuned(one, fold.stretch) for one, fold in zip(early, self.folds)]
         if self._score(tuned) > self._score(early):
-            found = self._tuned(found, self.whole)
-        return chosen, found
+            found, early = self._tuned(found, self.whole), tuned
+        return chosen, self._over_gaps(found, early)
+
+    def _over_gaps(self, found: Realization, early: list[Realization]) -> Realization:
+        """Refined by the likelihood of what was measured, where that helps on the held-back parts."""
+        if self.task.gapped is None:
+            return found
+        record, rows = self.task.gapped
+        counted, feedthrough = self.folds[0].counted, self.task.feedthrough
+        parts = folds(record, feedthrough=feedthrough, stable=self.stable, counted=counted, rows=rows)
+        verdict = judge(early, parts)
+        best, score = found, -np.inf if verdict is None else verdict.score
+        for criterion in ("gain", "prediction"):
+            if criterion == "prediction" and not worth_refining(record, len(found.A)):
+                continue
+            options = {"stable": self.stable, "iterations": REFINEMENT_STEPS}
+            later = [
+                refine(one, part.stretch.scaled, criterion, **options) for one, part in zip(early, parts)
+            ]
+            verdict = judge(later, parts)
+            if verdict is not None and verdict.score > score:
+                best, score = refine(found, record, criterion, **options), verdict.score
+        return best
 
     def _is_outside(self, recipe: Recipe) -> bool:
         if recipe.focus != "prediction" or recipe.refined or recipe.method in ("varx", "static"):
@@ -176,11 +215,12 @@ class Contest:
 
     def _combine(self) -> None:
         """Means of the best, and the best with other noise models."""
+        task = self.task
         best = sorted(self.ranking, key=lambda row: -row.verdict.kinds[1])
         predictors = tuple(row.mixture.members[0] for row in best[:MEMBERS])
         if len(predictors) > 1:
             self._add([Mixture(predictors, predictors=True)])
-        if not self.task.scaled.u.shape[1]:
+        if not task.scaled.u.shape[1]:
             return
         # Paths are compared beside one and the same noise model.
         level = self._add(Mixture((recipe._replace(noise="level"),)) for recipe in self.tried)
@@ -192,7 +232,10 @@ class Contest:
         if len(paths) > 1:
             rows = self._add(Mixture(paths, noise) for noise in NOISES)
             self.standing = next((row for row in rows if row.mixture.noise == STANDING), None)
-            self._add([Mixture(paths, STANDING, share=0.0)])
+            self._add([Mixture(paths, STANDING, path=False)])
+            if task.dead:
+                late = tuple(path._replace(dead=task.dead) for path in paths)
+                self._add(Mixture(late, noise) for noise in NOISES)
 
     def _best(self) -> tuple[Judged, Realization]:
         """The standing choice unless another is clearly better, then its equal of lowest order."""
@@ -213,6 +256,32 @@ class Contest:
             "identify: no candidate that held on a part of the record could be estimated from the whole of "
             "it. Take a longer or a better excited record."
         )
+
+    def _brief(self, chosen: Judged, order: int) -> tuple[Judged, Realization] | None:
+        """The choice with few states, refined, where they leave nothing to explain and lose next to nothing.
+
+        Nothing to explain: residuals on the record are white and have nothing to do with past inputs.
+        """
+        room = max(EQUAL, EQUAL_SHARE * (100 - chosen.verdict.score))
+        for states in (n for n in FEW if n < order and worth_refining(self.task.scaled, n)):
+            mixture = chosen.mixture._replace(states=states)
+            found = mixture.make(self.whole)
+            if found is None or not self._explains_all(found):
+                continue
+            row = self._judged(mixture)
+            if row is not None and _most_lost(row, chosen, spare=-1.0) <= room:
+                self.ranking = sorted([*self.ranking, row], key=lambda row: -row.verdict.score)
+                return row, found
+        return None
+
+    def _explains_all(self, found: Realization) -> bool:
+        model, record = _in_own_units(found, self.task.scaled)
+        try:
+            tests = residual_tests(model, record)
+        except RealizationError:
+            return False
+        chance = tests.dynamics.min(initial=1.0) * max(tests.dynamics.size, 1)
+        return min(tests.whiteness.p_value, chance) > NOTHING_LEFT
 
     def _reduced(self, found: Realization, early: list[Realization]) -> tuple[Realization, list[Realization]]:
         """Lowest order that costs next to nothing, on the record and on the held-back parts."""
@@ -266,11 +335,17 @@ def _gain(worse: Judged, better: Judged) -> float:
     return _spreads(worse.verdict.shares - better.verdict.shares)
 
 
-def _most_lost(row: Judged, best: Judged) -> float:
-    """What a candidate may lose against another, in percent: the mean over the folds and twice its spread."""
+def _in_own_units(found: Realization, scaled: Scaling) -> tuple[InnovationsModel, IOData]:
+    """Model and record in the units that the record was scaled to."""
+    model = InnovationsModel(found.A, found.B, found.C, found.D, K=found.K, y_mean=found.offset)
+    return model, IOData(scaled.y, scaled.u if scaled.u.shape[1] else None, starts=scaled.starts)
+
+
+def _most_lost(row: Judged, best: Judged, spare: float = SPARE) -> float:
+    """What a candidate may lose against another, in percent: the mean over the folds and `spare` spreads."""
     lost = row.verdict.shares - best.verdict.shares
     parts = len(lost) / min(BLOCKS, len(lost))
-    return float((lost.sum() + SPARE * np.sqrt(len(lost)) * lost.std()) / parts)
+    return float((lost.sum() + spare * np.sqrt(len(lost)) * lost.std()) / parts)
 
 
 def _spreads(gained: Array) -> float:

@@ -26,14 +26,13 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-Disturbance = Literal["own", "short", "smooth", "wandering", "level", "slow", "integrated"]
+Disturbance = Literal["own", "short", "smooth", "wandering", "level", "integrated"]
 DISTURBANCES: dict[Disturbance, str] = {
     "own": "",
     "short": "autoregressive noise",
     "smooth": "smooth noise model",
     "wandering": "wandering noise model",
     "level": "noise that stays",
-    "slow": "slow noise",
     "integrated": "integrated noise",
 }
 MOST_SHORT_LAGS = 14
@@ -42,7 +41,7 @@ SAMPLES_PER_LAG = 6
 EVIDENCE_WORK = 5e7
 # Evidence is flat near its maximum: what more steps would gain is below what it can tell.
 EVIDENCE_STEPS = 24
-STAYING, SLOW = 0.9995, 0.9
+STAYING = 0.9995
 MOST_SHRINKAGE = 0.97
 # Outputs that are regressed on each other's past: the scales of more are more than the evidence settles.
 TOGETHER = 6
@@ -55,16 +54,16 @@ def with_disturbance(found: Realization, scaled: Scaling, kind: Disturbance) -> 
 
     The path from the inputs keeps its simulation, the prediction gets a noise model of its own (Box-Jenkins).
     `short` takes the lags by the Bayesian information criterion; `smooth` and `wandering` are long, under a
-    kernel prior about zero and about a random walk; `level` and `slow` fit nothing, and carry the last error
-    on, the one almost for ever and the other by 0.9 a sample: errors on the record itself are too small to
-    be learned from where the path has many parameters for its samples.
+    kernel prior about zero and about a random walk; `level` fits nothing, and carries the last error on
+    almost for ever: errors on the record itself are too small to be learned from where the path has many
+    parameters for its samples. `integrated` is the autoregression of the changes.
 
     Parameters
     ----------
     found : Realization
     scaled : Scaling
         Without gaps.
-    kind : {"own", "short", "smooth", "wandering", "level", "slow", "integrated"}
+    kind : {"own", "short", "smooth", "wandering", "level", "integrated"}
         `own` leaves the realization as it is.
 
     Raises
@@ -82,9 +81,8 @@ def with_disturbance(found: Realization, scaled: Scaling, kind: Disturbance) -> 
     if kind == "own":
         return found
     p, silent = scaled.y.shape[1], np.zeros_like(found.K)
-    if kind in ("level", "slow"):
-        rate = STAYING if kind == "level" else SLOW
-        A, C, K = rate * np.eye(p), np.eye(p), rate * np.eye(p)
+    if kind == "level":
+        A, C, K = STAYING * np.eye(p), np.eye(p), STAYING * np.eye(p)
     else:
         target = scaled.y - found.offset
         error, _ = one_step_innovations(*found[:4], silent, scaled.u, target, scaled.starts)

@@ -6,7 +6,7 @@ import warnings
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import (
     DataError,
@@ -15,14 +15,17 @@ from realization.errors import (
     RealizationError,
     StabilityWarning,
 )
-from realization.identification.contest import Contest, Focus, Judged, Task
-from realization.identification.factorization import scale
+from realization.identification.contest import Contest, Focus, Gapped, Judged, Task
+from realization.identification.delays import input_delays
+from realization.identification.factorization import Scaling, scale
 from realization.identification.realization import Realization, unscaled
 from realization.identification.result import Candidate, Identification
+from realization.identification.subspace_start import filled_record
 from realization.progress import Progress
 from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
 from realization.signals.inspection import inspect_data
+from realization.signals.spans import complete_rows, complete_stretches
 from realization.systems.gramians import hankel_singular_values
 from realization.systems.models import InnovationsModel
 from realization.systems.reduction import balanced_truncation
@@ -31,6 +34,8 @@ __all__ = ["identify"]
 
 Stability = bool | Literal["auto"]
 FEWEST_SAMPLES = 12
+# Samples of a stretch without a gap that is long enough for windows of its own.
+LONG_STRETCH = 50
 NEGLIGIBLE = 1e-10
 
 
@@ -42,6 +47,7 @@ def identify(
     feedthrough: bool = True,
     stable: Stability = "auto",
     focus: Focus = "both",
+    delay: Literal["auto"] | None = "auto",
     progress: bool | None = None,
 ) -> Identification:
     r"""Identify a model in one call.
@@ -54,20 +60,28 @@ def identify(
 
     $$y = G u + H e,$$
 
-    the mean of the best paths $G$ (whole, or a share of it) with each noise model, and the mean of the best
-    predictors. With inputs, the mean of the eight best paths with an integrated noise model stands unless
-    another is better by three times the spread of its gain over the blocks of the held-back parts; then the
-    candidate of lowest order is taken among those that lose, with two spreads to spare, at most 1 percent of
-    what the best leaves unexplained. It is estimated again from the whole record, brought by balanced
-    truncation to the lowest order (at most 40 states unless `max_order` says otherwise) that costs at most
-    0.1 percent of the fit on the record and on the held-back parts (of records with more than 400 samples, 1
-    percent of what is left unexplained), and its gain is refined where the same refinement helps there.
+    the mean of the best paths $G$ with each noise model, noise alone, and the mean of the best predictors.
+    With inputs, the mean of the eight best paths with an integrated noise model stands unless another is
+    better by three times the spread of its gain over the blocks of the held-back parts; then the candidate of
+    lowest order is taken among those that lose, with two spreads to spare, at most 1 percent of what the best
+    leaves unexplained. It is estimated again from the whole record and brought by balanced truncation to the
+    lowest order (at most 40 states unless `max_order` says otherwise) that costs at most 0.1 percent of the
+    fit on the record and on the held-back parts (of records with more than 400 samples, 1 percent of what is
+    left unexplained). Fewer states, at most 12, are enough where, refined by prediction error, they leave
+    nothing to explain (residuals white and uncorrelated with past inputs, at 1 percent) and lose on the
+    held-back parts, beyond one spread, no more than 1 percent of what is left unexplained. Otherwise the gain
+    is refined where the same refinement helps on the held-back parts.
+
+    Of a record with missing outputs the stretches without a gap count as experiments where they are long
+    (50 samples, in the mean over samples); else gaps are filled by the smoother of a subspace model for a
+    start. In the end the gain, or all of the model, is refined by the likelihood of what was measured, where
+    that helps on the held-back parts.
 
     Parameters
     ----------
     data : IOData
         Output-only records are taken too, and are judged by one-step fits alone. Experiments are kept apart;
-        of a record with missing outputs the stretches without a gap are used.
+        outputs may be missing.
     order : int, optional
         States of the model; chosen when left out.
     max_order : int, optional
@@ -81,6 +95,9 @@ def identify(
         says so.
     focus : {"both", "prediction", "simulation"}
         Which fits on the held-back parts the choice is made by; a record without inputs has no simulation.
+    delay : "auto" or None
+        `"auto"` tries the best paths behind the dead times that `input_delays` finds, too; `None` does not.
+        Without them, states of the model hold what is on its way.
     progress : bool, optional
         Show a bar; when left out, on a terminal.
 
@@ -120,19 +137,22 @@ def identify(
     array([0.8])
     """
     record = as_data(data, missing=True, experiments=True)
-    _check_options(record, order, max_order, focus, stable)
+    _check_options(record, order, max_order, focus, stable, delay)
     inspection = inspect_data(record)
-    whole = gap_free(record)
+    whole, rows = _without_gaps(record)
     scaled = scale(whole, "identify")
+    gapped = None if record.observed.all() else Gapped(_in_units_of(scaled, record), rows)
     with warnings.catch_warnings(record=True) as caught, Progress("identify", shown=progress) as bar:
         warnings.simplefilter("always")
-        task = Task(scaled, order, max_order, feedthrough, focus, bool(inspection.of("feedback")), bar)
+        task = Task(
+            scaled, order, max_order, feedthrough, focus, bool(inspection.of("feedback")), bar, gapped
+        )
         contest = Contest(task, stable=stable is not False)
         contest.run()
         loose = contest.unstable() if stable == "auto" else None
         contest = contest if loose is None else loose
         chosen, found = contest.winner()
-    model = _in_balanced_coordinates(unscaled(scaled, found, record.dt))
+    model = _in_balanced_coordinates(unscaled(gapped.scaled if gapped else scaled, found, record.dt))
     notes = _notes(
         found, model, stable, [str(item.message) for item in caught if item.category is ExcitationWarning]
     )
@@ -149,6 +169,39 @@ def identify(
         data=record,
         inspection=inspection,
     )
+
+
+def _without_gaps(record: IOData) -> tuple[IOData, NDArray[np.intp]]:
+    """What candidates are estimated from, and the rows of the record that it is made of.
+
+    Stretches without a gap where they are long; else the record with its gaps filled.
+    """
+    everything = np.arange(record.length)
+    if record.observed.all():
+        return record, everything
+    complete = complete_rows(record.y)
+    stretches = complete_stretches(complete, record.starts)[1]
+    lengths = np.diff([*stretches, complete.sum()])
+    # The stretch that a complete sample lies in is so long, in the mean.
+    if len(stretches) and (lengths**2).sum() >= LONG_STRETCH * complete.sum():
+        return gap_free(record), everything[complete]
+    return filled_record(record, "identify"), everything
+
+
+def _in_units_of(scaled: Scaling, record: IOData) -> Scaling:
+    u, y = (record.inputs - scaled.u_mean) / scaled.u_scale, (record.y - scaled.y_mean) / scaled.y_scale
+    return scaled._replace(u=u, y=y, starts=record.starts)
+
+
+def _dead_times(whole: IOData, delay: Literal["auto"] | None) -> tuple[int, ...]:
+    """Samples that each input takes before it acts, less one; nothing where none takes longer."""
+    if delay is None or not whole.n_inputs:
+        return ()
+    try:
+        found = np.maximum(input_delays(whole).delays - 1, 0)
+    except RealizationError:
+        return ()
+    return tuple(int(d) for d in found) if found.any() else ()
 
 
 def _candidate(row: Judged) -> Candidate:
@@ -172,12 +225,22 @@ def _in_balanced_coordinates(model: InnovationsModel) -> InnovationsModel:
 
 
 def _check_options(
-    record: IOData, order: int | None, max_order: int | None, focus: str, stable: Stability
+    record: IOData,
+    order: int | None,
+    max_order: int | None,
+    focus: str,
+    stable: Stability,
+    delay: object,
 ) -> None:
     if focus not in get_args(Focus):
         raise DataError(f"identify: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
     if stable not in (True, False, "auto"):
         raise DataError(f"identify: stable={stable!r} came; True, False or 'auto' is needed.")
+    if delay not in ("auto", None):
+        raise DataError(
+            f"identify: delay={delay!r} came; 'auto' or None is needed. Of known dead times d, identify "
+            "data.delay(d) and give the model its delays back by delay_inputs(model, d)."
+        )
     if focus == "simulation" and not record.n_inputs:
         raise DataError(
             "identify: a record without inputs has nothing to simulate from; take focus='prediction'."

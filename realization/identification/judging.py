@@ -45,14 +45,26 @@ class Verdict(NamedTuple):
     shares: Array
 
 
-def folds(scaled: Scaling, *, feedthrough: bool, stable: bool, counted: tuple[int, ...]) -> list[Fold]:
-    """Cut a record without gaps in quarters, and hold back each, the outer two, or of a long one the last."""
-    length = len(scaled.y)
-    edges = np.round(np.linspace(0, length, 5)).astype(int)
+def folds(
+    scaled: Scaling,
+    *,
+    feedthrough: bool,
+    stable: bool,
+    counted: tuple[int, ...],
+    rows: NDArray[np.intp] | None = None,
+) -> list[Fold]:
+    """Cut a record in quarters, and hold back each, the outer two, or of a long one the last.
+
+    Given `rows`, those of a longer record that another one is made of, the longer one is cut where it is.
+    """
+    rows = np.arange(len(scaled.y)) if rows is None else rows
+    length = len(rows)
+    edges = np.append(rows, len(scaled.y))[np.round(np.linspace(0, length, 5)).astype(int)]
+    edges[0] = 0
     quarters = [0, 1, 2, 3] if length <= FOUR_FOLDS_UP_TO else [0, 3] if length <= TWO_FOLDS_UP_TO else [3]
     found = []
     for k in quarters:
-        held = np.zeros(length, dtype=bool)
+        held = np.zeros(len(scaled.y), dtype=bool)
         held[edges[k] : edges[k + 1]] = True
         stretch = Stretch(_rows(scaled, ~held), feedthrough=feedthrough, stable=stable)
         found.append(Fold(stretch, _rows(scaled, held), counted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -19,12 +20,14 @@ from realization.signals.spans import spans_of
 from realization.systems.responses import first_states, free_response, joined, predictor_states
 
 __all__ = [
+    "Started",
     "first_state_prior",
     "innovation_covariance",
     "kalman_gain",
     "noise_model",
     "one_step_innovations",
     "residual_covariance",
+    "started",
 ]
 
 Array = NDArray[np.float64]
@@ -93,8 +96,8 @@ def one_step_innovations(
     are those of the Kalman filter, zero at the missing values. With a `prior` the first states are the most
     probable ones: many states cannot explain a short experiment by themselves.
     """
-    e, x0, _ = _innovations_and_spent(A, B, C, D, K, u, y, starts, prior)
-    return e, x0
+    parts = started(A, B, C, D, K, u, y, starts, prior)
+    return joined([part.e for part in parts]), first_states([part.x0 for part in parts])
 
 
 def first_state_prior(
@@ -110,7 +113,9 @@ def first_state_prior(
     states = predictor_states(A, B, C, D, K, u, filled, starts=starts)
     prior = _prior(states, np.where(there, filled - states @ C.T - u @ D.T, 0.0), there, 0.0)
     for _ in range(PRIOR_ROUNDS):
-        e, x0, spent = _innovations_and_spent(A, B, C, D, K, u, y, starts, prior)
+        parts = started(A, B, C, D, K, u, y, starts, prior)
+        e, x0 = joined([part.e for part in parts]), first_states([part.x0 for part in parts])
+        spent = sum(part.spent for part in parts)
         last, prior = prior, _prior(predictor_states(A, B, C, D, K, u, filled, x0, starts), e, there, spent)
         if np.abs(prior.noise / last.noise - 1).max() < PRIOR_CHANGE:
             break
@@ -124,7 +129,15 @@ def _prior(states: Array, e: Array, there: NDArray[np.bool_], spent: float) -> F
     return FirstState(vectors * np.sqrt(np.maximum(values, 0.0)), noise)
 
 
-def _innovations_and_spent(
+class Started(NamedTuple):
+    """Innovations (T, p) of one experiment, its first state, and how many of them that spends."""
+
+    e: Array
+    x0: Array
+    spent: float
+
+
+def started(
     A: Array,
     B: Array,
     C: Array,
@@ -132,25 +145,34 @@ def _innovations_and_spent(
     K: Array,
     u: Array,
     y: Array,
-    starts: Sequence[int],
-    prior: FirstState | None,
-) -> tuple[Array, Array, float]:
-    one = _innovations if not np.isnan(y).any() else innovations_over_gaps
-    parts = [one(A, B, C, D, K, u[rows], y[rows], prior) for rows in spans_of(starts, len(y))]
-    spent = sum(part[2] for part in parts)
-    return joined([part[0] for part in parts]), first_states([part[1] for part in parts]), spent
-
-
-def _innovations(
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array,
-    K: Array,
-    u: Array,
-    y: Array,
+    starts: Sequence[int] = (0,),
     prior: FirstState | None = None,
-) -> tuple[Array, Array, float]:
+) -> list[Started]:
+    """Each experiment from its best first state, or with a `prior` from the most probable one.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If they overflow.
+    """
+    if not np.isnan(y).any():
+        return [_started(A, B, C, D, K, u[rows], y[rows], prior) for rows in spans_of(starts, len(y))]
+    return [
+        Started(*innovations_over_gaps(A, B, C, D, K, u[rows], y[rows], prior))
+        for rows in spans_of(starts, len(y))
+    ]
+
+
+def _started(
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    K: Array,
+    u: Array,
+    y: Array,
+    prior: FirstState | None,
+) -> Started:
     transition, entry = A - K @ C, np.hstack([B - K @ D, K])
     e, state = np.empty_like(y), np.zeros(len(A))
     for begin in range(0, len(y), CHUNK):
@@ -158,12 +180,12 @@ def _innovations(
         states, state = lti_scan(transition, entry, np.hstack([u[part], y[part]]), state)
         e[part] = y[part] - states @ C.T - u[part] @ D.T
     if len(A) == 0:
-        return e, np.zeros(0), 0.0
+        return Started(e, np.zeros(0), 0.0)
     length = _memory(transition, len(y))
     basis = free_response(transition, C, length)
     x0, spent = best_first_state(basis, e[:length], prior)
     e[:length] -= (basis.reshape(-1, len(A)) @ x0).reshape(length, -1)
-    return e, x0, spent
+    return Started(e, x0, spent)
 
 
 def _memory(A: Array, longest: int) -> int:
@@ -185,7 +207,8 @@ def residual_covariance(
     if len(starts) == 1:
         return innovation_covariance(one_step_innovations(A, B, C, D, K, u, y)[0])
     prior = first_state_prior(A, B, C, D, K, u, y, starts)
-    e, _, spent = _innovations_and_spent(A, B, C, D, K, u, y, starts, prior)
+    parts = started(A, B, C, D, K, u, y, starts, prior)
+    e, spent = joined([part.e for part in parts]), sum(part.spent for part in parts)
     left = max(e.size - spent, 1.0) / e.size
     return innovation_covariance(e / np.sqrt(left))
 

@@ -17,6 +17,8 @@ __all__ = ["FirstState", "InputPath", "best_first_state", "input_path", "input_s
 
 Array = NDArray[np.float64]
 GONE = 1e-30
+# Squared condition numbers up to here leave half of the digits to the normal equations.
+SAFE = 1e8
 
 
 class InputPath(NamedTuple):
@@ -131,14 +133,33 @@ class FirstState(NamedTuple):
 
 
 def best_first_state(basis: Array, e: Array, prior: FirstState | None) -> tuple[Array, float]:
-    """First state that explains errors (T, p) best by a basis (T, p, n), and how many of them it spends."""
+    r"""First state that explains errors (T, p) best by a basis (T, p, n), and how many of them it spends.
+
+    With a prior the most probable one, $x_0 = Z z$, from whitened $X$ and $e$:
+
+    $$\min_z \|X z - e\|^2 + \|z\|^2, \qquad d = \operatorname{tr} X (X^\top X + I)^{-1} X^\top$$
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the basis or the errors overflow.
+    """
     n = basis.shape[2]
     if prior is None:
         return scaled_least_squares(basis.reshape(-1, n), e.reshape(-1)), float(min(n, e.size))
-    weighted = (basis @ prior.root / prior.noise[:, None]).reshape(-1, prior.root.shape[1])
-    left, values, right = scipy.linalg.svd(weighted, full_matrices=False, check_finite=False)
-    z = right.T @ (values / (1 + values**2) * (left.T @ (e / prior.noise).reshape(-1)))
-    return prior.root @ z, float((values**2 / (1 + values**2)).sum())
+    X = (basis @ prior.root / prior.noise[:, None]).reshape(-1, prior.root.shape[1])
+    target = (e / prior.noise).reshape(-1)
+    gram, aim = X.T @ X, X.T @ target
+    if not (np.isfinite(gram).all() and np.isfinite(aim).all()):
+        raise np.linalg.LinAlgError("the first state's response overflows.")
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0.0)
+    spent = float((values / (values + 1)).sum())
+    if values.max(initial=0.0) < SAFE:
+        return prior.root @ (vectors @ ((vectors.T @ aim) / (values + 1))), spent
+    r = X.shape[1]
+    rows, aims = np.vstack([X, np.eye(r)]), np.concatenate([target, np.zeros(r)])
+    return prior.root @ scipy.linalg.lstsq(rows, aims, lapack_driver="gelsy", check_finite=False)[0], spent
 
 
 def scaled_least_squares(a: Array, b: Array) -> Array:

@@ -18,7 +18,7 @@ from realization.identification.subspace import subspace_model
 from realization.signals.data import IOData, replace_values
 from realization.systems.models import InnovationsModel
 
-__all__ = ["beginning", "filled"]
+__all__ = ["beginning", "filled", "filled_record"]
 
 Array = NDArray[np.float64]
 # Rounds of filling gaps by a model and estimating the model anew.
@@ -33,6 +33,7 @@ def beginning(
     focus: Focus,
     offset: bool = True,
     stable: bool = True,
+    caller: str = "pem",
 ) -> InnovationsModel:
     """A subspace model of the record.
 
@@ -48,7 +49,7 @@ def beginning(
 
     def estimate(data: IOData, states: int | None) -> InnovationsModel:
         options = {"focus": focus, "offset": offset, "stable": stable}
-        return subspace_model("pem", data, states, feedthrough=feedthrough, **options).model
+        return subspace_model(caller, data, states, feedthrough=feedthrough, **options).model
 
     if record.observed.all():
         return estimate(record, order)
@@ -63,8 +64,9 @@ def beginning(
         tried += _by_filling(record, order, estimate)
     if not tried:
         raise ExcitationError(
-            f"{record.length} samples, {int((~record.observed).sum())} of {record.y.size} outputs missing, "
-            "are too few for a model to begin with. Give `model`, or take a lower order or a longer record."
+            f"{caller}: {record.length} samples, {int((~record.observed).sum())} of {record.y.size} outputs "
+            "missing, are too few for a model to begin with. Give `model`, or take a lower order or a longer "
+            "record."
         )
     return max(tried, key=lambda model: _likelihood(model, record))
 
@@ -96,6 +98,18 @@ def _roughly_filled(record: IOData) -> IOData:
                 column[~there] = np.interp(time[rows][~there], time[rows][there], column[there])
     level = np.nanmean(record.y, axis=0)
     return replace_values(record, np.where(np.isnan(y), level, y), record.u)
+
+
+def filled_record(record: IOData, caller: str) -> IOData:
+    """The record with its gaps filled by the smoother of a subspace model.
+
+    Raises
+    ------
+    ExcitationError
+        If the record is too short.
+    """
+    model = beginning(record, None, feedthrough="auto", focus="prediction", caller=caller)
+    return filled(model, record)
 
 
 def filled(model: InnovationsModel, record: IOData) -> IOData:

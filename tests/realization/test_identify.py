@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from realization.errors import DataError, ExcitationError, StabilityWarning
-from realization.identification import fit_percent, identify, n4sid
+from realization.identification import delay_inputs, fit_percent, identify, n4sid
 from realization.identification.candidates import Recipe, Stretch
-from realization.identification.combination import mean_path, mean_predictor
+from realization.identification.combination import mean_path, mean_predictor, without_path
 from realization.identification.disturbance import DISTURBANCES, with_disturbance
-from realization.identification.factorization import scale
+from realization.identification.factorization import scale, without_gaps
+from realization.identification.judging import folds
 from realization.identification.likely_start import errors_on
 from realization.identification.noise import one_step_innovations
 from realization.identification.realization import fits, part, reflect_poles
@@ -65,6 +66,13 @@ class TestOnATruth:
         assert result.order == result.model.n_states
         assert result.model.is_stable
         assert np.abs(result.model.predictor.poles).max() < 1
+
+    def test_few_states_are_enough_where_they_explain_all(self):
+        train, test = record(800, 1), record(4000, 101)
+        result = quiet(train)
+        assert result.order == 2
+        assert "2 states by prediction error" in result.method
+        assert min(np.subtract(judged(result.model, test), judged(TRUTH, test))) > -0.5
 
     def test_noise_free_records_are_exact(self):
         silent = StateSpace(TRUTH.A, TRUTH.B, TRUTH.C, TRUTH.D)
@@ -201,6 +209,26 @@ class TestRecords:
         assert result.inspection.of("missing")
         assert "missing" in result.report()
 
+    def test_scattered_gaps_leave_hardly_a_stretch(self):
+        whole, test = record(500, 4), record(3000, 52)
+        y = np.where(np.random.default_rng(4).random(whole.y.shape) < 0.2, np.nan, whole.y)
+        result = quiet(IOData(y, whole.u, whole.dt, missing=True))
+        found, best = judged(result.model, test), judged(TRUTH, test)
+        assert min(np.subtract(found, best)) > -3
+
+    def test_held_back_parts_of_a_record_and_of_its_stretches_are_the_same(self):
+        """Quarters of what is there, cut where they lie in the record with gaps."""
+        y = record(100, 1).y.copy()
+        y[10:30] = np.nan
+        scaled = scale(IOData(y, missing=True), "test")
+        options = {"feedthrough": True, "stable": True, "counted": (1,)}
+        apart = folds(without_gaps(scaled), **options)
+        there = np.flatnonzero(~np.isnan(y[:, 0]))
+        for whole, fold in zip(folds(scaled, **options, rows=there), apart, strict=True):
+            held = whole.held.y[~np.isnan(whole.held.y[:, 0])]
+            assert_close(held, fold.held.y, "bitwise")
+            assert len(whole.held.y) + len(whole.stretch.scaled.y) == 100
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -211,6 +239,7 @@ class TestRefusals:
             (np.arange(50.0), np.ones(50), {}, DataError, "input 'u1' is constant"),
             (np.arange(50.0), None, {"order": 0}, DataError, "order=0"),
             (np.arange(50.0), None, {"stable": "perhaps"}, DataError, "stable='perhaps'"),
+            (np.arange(50.0), None, {"delay": 3}, DataError, "delay=3"),
             (np.arange(50.0), None, {"order": 3, "max_order": 2}, DataError, "above max_order"),
             (np.sin(np.arange(20.0)), None, {"order": 15}, ExcitationError, "order 15"),
         ],
@@ -300,7 +329,7 @@ class TestPieces:
         for t in range(1, 400):
             w[t] = 0.6 * w[t - 1] + rng.standard_normal()
         scaled = scale(IOData(w.cumsum(axis=0)), "test")
-        none = mean_path([Stretch(scaled, feedthrough=True, stable=True).make(Recipe("arx", 1))], share=0.0)
+        none = without_path(Stretch(scaled, feedthrough=True, stable=True).make(Recipe("arx", 1)))
         model = with_disturbance(none, scaled, "integrated")
         y = scaled.y - model.offset
         e, _ = one_step_innovations(*model[:5], scaled.u, y)
@@ -317,11 +346,10 @@ class TestPieces:
         members = [stretch.make(Recipe("cva", n)) for n in (1, 2, 3)]
         outputs = [
             StateSpace(f.A, f.B, f.C, f.D).simulate(scaled.u) + f.offset
-            for f in (*members, mean_path(members), mean_path(members, 0.5))
+            for f in (*members, mean_path(members), without_path(mean_path(members)))
         ]
         assert_close(outputs[3], np.mean(outputs[:3], axis=0))
-        offset = np.mean([f.offset for f in members], axis=0)
-        assert_close(outputs[4] - offset, (outputs[3] - offset) / 2)
+        assert_close(outputs[4], np.broadcast_to(np.mean([f.offset for f in members], axis=0), (500, 1)))
 
     def test_the_mean_of_predictors_predicts_as_their_mean(self):
         scaled = scale(record(500, 9), "test")
@@ -354,6 +382,17 @@ class TestPieces:
             wrong[changes] = np.abs(found.impulse_response(30) - system.impulse_response(30)).max()
         assert wrong[True] < 0.3
         assert wrong[True] < 0.5 * wrong[False]
+
+    def test_a_path_behind_dead_times_is_exact(self):
+        rng = np.random.default_rng(3)
+        plant = delay_inputs(StateSpace([[0.8]], [[1.0, -0.5]], [[0.5]]), [0, 7])
+        parts = [IOData(plant.simulate(u), u) for u in rng.standard_normal((2, 150, 2))]
+        scaled = scale(IOData.concatenate(parts), "test")
+        recipe = Recipe("moesp", 1, "simulation", wide=False, dead=(0, 7))
+        f = Stretch(scaled, feedthrough=True, stable=True).make(recipe)
+        assert len(f.A) == 8
+        found = StateSpace(f.A, f.B / scaled.u_scale, f.C * scaled.y_scale, f.D * scaled.y_scale)
+        assert_close(found.impulse_response(30), plant.impulse_response(30), "recurrence")
 
     def test_many_states_do_not_fit_their_way_through_few_samples(self):
         """With first states free, 30 states leave nothing of 15 samples; the probable ones explain little."""
