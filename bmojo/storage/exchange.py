@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bmojo.storage.leaving import leaving
-from bmojo.storage.memory import Question, StoredMemory, joint_softmax
+from bmojo.storage.memory import Question, StoredMemory
+from bmojo.storage.retrieved import joint_softmax
 
 __all__ = ["Part", "Pool", "Reading", "exchange", "starts_chunk"]
 

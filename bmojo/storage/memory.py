@@ -8,32 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bmojo.storage.errors import StorageError, StorageWarning, StoreAway
-from bmojo.storage.protocol import EideticStore, Found, Stream
+from bmojo.storage.protocol import EideticStore, Stream
+from bmojo.storage.retrieved import Retrieved, assembled, best_of_all
 
-__all__ = ["Question", "Retrieved", "StoredMemory", "joint_softmax"]
-
-
-@dataclass(frozen=True, eq=False)
-class Retrieved:
-    r"""Keys and values from storage, `r` for each query and head, without gradient.
-
-    Parameters
-    ----------
-    keys : Tensor, shape (B, T, H, r, d)
-        `T` is 1 where all queries share what was found.
-    values : Tensor, shape (B, T, H, r, d_v)
-    bias : Tensor, shape (B, T, H, r)
-        Added to the logits: 0, or $-\infty$ where there is none, or one that the window still shows.
-    """
-
-    keys: Tensor
-    values: Tensor
-    bias: Tensor
+__all__ = ["Question", "StoredMemory"]
 
 
 @dataclass(eq=False)
@@ -74,7 +56,7 @@ class StoredMemory:
     What leaves the eidetic set at a chunk's start is handed over with `keep`, the chunk's queries with `ask`;
     both return at once. A background thread moves rows off the device, appends them, and searches, chunk by
     chunk, while the layer computes its other memories; `Question.result` waits for what is left. The answer
-    joins the layer's one softmax by `joint_softmax`.
+    joins the layer's one softmax (`bmojo.storage.retrieved.joint_softmax`).
 
     Each sequence of a batch has a stream of its own. Which one, and how many rows it counts, belongs to the
     sequence's state (`begin` tells them first), and a query sees no more rows than that: going on from an
@@ -348,7 +330,7 @@ class StoredMemory:
         except StoreAway as error:
             self._away["search"] = str(error)
             return None
-        return _assembled(found, queries.shape[2], self.read, newest, tensors[1])
+        return assembled(found, queries.shape[2], self.read, newest, tensors[1])
 
     def _search_for_all(self, ready: Any, *tensors: Tensor) -> Retrieved | None:
         """Search for all queries of a sequence together: in the background thread."""
@@ -367,7 +349,7 @@ class StoredMemory:
             self._away["search"] = str(error)
             return None
         newest = torch.full((len(found), 1), torch.iinfo(torch.int64).max)
-        return _assembled(found, queries.shape[2], self.read, newest, tensors[1])
+        return assembled(found, queries.shape[2], self.read, newest, tensors[1])
 
     def _place(self, stream: Stream, ordinal: int) -> int:
         """Where the store has what would be at `ordinal` had it taken every row."""
@@ -381,88 +363,6 @@ class StoredMemory:
             self._missing[stream] = [(low, min(high, first)) for low, high in gaps if low < first]
 
 
-def joint_softmax(
-    out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieved, *, scale: float
-) -> tuple[Tensor, Tensor]:
-    r"""One softmax over what attention has read and what storage has given.
-
-    With the attention's own output `o` and the logarithm `L` of its normalizer,
-
-    $$o'_t = p_0\, o_t + \sum_j p_j v_j, \qquad
-    p = \operatorname{softmax}\big(L_t, \; \sigma q_t^\top k_1 + b_1, \; \dots\big)$$
-
-    is what one softmax over all keys gives.
-
-    Parameters
-    ----------
-    out : Tensor, shape (B, T, H, d_v)
-    lse : Tensor, shape (B, T, H)
-        $-\infty$ where a query saw nothing.
-    queries : Tensor, shape (B, T, H, d)
-    retrieved : Retrieved
-    scale : float
-        $\sigma$.
-
-    Returns
-    -------
-    out : Tensor, shape (B, T, H, d_v)
-        It carries the gradient of `out`, `lse` and `queries`.
-    mass : Tensor, shape (B, T, H)
-        How much of each query's attention went to storage.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from bmojo.storage.memory import Retrieved, joint_softmax
-    >>> found = Retrieved(torch.ones(1, 1, 1, 2, 4), torch.ones(1, 1, 1, 2, 4), torch.zeros(1, 1, 1, 2))
-    >>> nothing = torch.zeros(1, 1, 1, 4)
-    >>> out, mass = joint_softmax(nothing, torch.zeros(1, 1, 1), nothing, found, scale=0.5)
-    >>> out.flatten(), mass.item()
-    (tensor([0.6667, 0.6667, 0.6667, 0.6667]), 0.6666...)
-    """
-    kind = lse.dtype
-    keys, values, queries = retrieved.keys.to(kind), retrieved.values.to(kind), queries.to(kind)
-    shared = keys.shape[1] == 1
-    if shared:
-        logits = (queries.transpose(1, 2) @ keys.squeeze(1).mT).transpose(1, 2)
-    else:
-        logits = (keys @ queries.unsqueeze(-1)).squeeze(-1)
-    logits = torch.cat([lse.unsqueeze(-1), logits * scale + retrieved.bias.to(kind)], dim=-1)
-    own, weights = logits.softmax(dim=-1).split([1, logits.shape[-1] - 1], dim=-1)
-    if shared:
-        read = (weights.transpose(1, 2) @ values.squeeze(1)).transpose(1, 2)
-    else:
-        read = (weights.unsqueeze(-2) @ values).squeeze(-2)
-    return (own * out + read).to(out.dtype), weights.sum(-1)
-
-
-def best_of_all(found: Found) -> Found:
-    """What was found for several queries (n, H, r), as one answer (1, H, r) for all of them.
-
-    Parameters
-    ----------
-    found : Found
-    """
-    heads, count = found.scores.shape[1:]
-    chosen = torch.zeros(heads, count, dtype=torch.int64)
-    valid = torch.zeros(heads, count, dtype=torch.bool)
-    for head in range(heads):
-        scores, ordinals = found.scores[:, head].flatten(), found.ordinals[:, head].flatten()
-        order = scores.argsort(descending=True, stable=True)
-        _, first = np.unique(ordinals[order].numpy(), return_index=True)  # where each row is at its best
-        best = order[torch.from_numpy(np.sort(first))]
-        best = best[ordinals[best] >= 0][:count]
-        chosen[head, : len(best)], valid[head, : len(best)] = best, True
-    query, rank, head = chosen // count, chosen % count, torch.arange(heads)[:, None]
-    return Found(
-        found.scores[query, head, rank].masked_fill(~valid, -torch.inf).unsqueeze(0),
-        found.ordinals[query, head, rank].masked_fill(~valid, -1).unsqueeze(0),
-        found.positions[query, head, rank].masked_fill(~valid, -1).unsqueeze(0),
-        found.keys[query, head, rank].unsqueeze(0),
-        found.values[query, head, rank].unsqueeze(0),
-    )
-
-
 def _ready(x: Tensor) -> Any:
     """An event after which another thread may read what the device computes now; `None` on the CPU."""
     if x.device.type != "cuda":
@@ -470,32 +370,3 @@ def _ready(x: Tensor) -> Any:
     event = torch.cuda.Event()
     event.record()
     return event
-
-
-def _assembled(
-    found: list[list[Any]], heads: int, count: int, newest: Tensor, like: Tensor
-) -> Retrieved | None:
-    """Answers for runs of queries as one for all of them, on the device of the queries."""
-    answers = [answer for runs in found for _, answer in runs if answer is not None]
-    if not answers:
-        return None
-    kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-    # To a device they go as they are stored, and are widened there; on the CPU one copy does both.
-    laid = kind if like.device.type == "cpu" else torch.float16
-    widths = answers[0].keys.shape[-1], answers[0].values.shape[-1]
-    shape = (*newest.shape, heads, count)
-    keys, values = (torch.empty(*shape, width, dtype=laid) for width in widths)
-    bias = torch.full(shape, -torch.inf)
-    for entry, runs in enumerate(found):
-        begin = 0
-        for length, answer in runs:
-            part = (entry, slice(begin, begin + length))
-            if answer is None:
-                keys[part], values[part] = 0.0, 0.0
-            else:
-                keys[part], values[part] = answer.keys, answer.values
-                seen = (answer.ordinals >= 0) & (answer.positions <= newest[part].view(-1, 1, 1))
-                bias[part].masked_fill_(seen, 0.0)
-            begin += length
-    moved = [x.to(like.device).to(kind) for x in (keys, values, bias)]
-    return Retrieved(moved[0], moved[1], moved[2])

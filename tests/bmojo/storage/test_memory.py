@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from bmojo.storage import FlatStore, StorageError, StorageWarning, StoreAway, StoredMemory, Stream
-from bmojo.storage.memory import Retrieved, joint_softmax
+from bmojo.storage.retrieved import Retrieved, joint_softmax
 from tests.tolerances import assert_close
 
 B, P, H, G, D = 2, 12, 4, 2, 8
