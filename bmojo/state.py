@@ -37,17 +37,20 @@ def renewed(ring: Tensor, past: Tensor, piece: Tensor, position: int) -> Tensor:
 
 def written(ring: Tensor, x: Tensor, position: int) -> Tensor:
     """The ring with `x` (B, ...) in the row of `position`, in place of the oldest."""
-    return ring.index_copy(1, _row(ring, position), x.to(ring.dtype).unsqueeze(1))
+    row = position % ring.shape[1]
+    if torch.compiler.is_compiling():  # one graph for all rows
+        return ring.index_copy(1, torch.full((1,), row, device=ring.device), x.to(ring.dtype).unsqueeze(1))
+    ring = ring.clone()
+    ring[:, row] = x.to(ring.dtype)
+    return ring
 
 
 def held(ring: Tensor, position: int) -> Tensor:
     """What the ring holds in the row of `position`, (B, 1, ...)."""
-    return ring.index_select(1, _row(ring, position))
-
-
-def _row(ring: Tensor, position: int) -> Tensor:
-    # A tensor, so that a compiled step is one graph for all rows.
-    return torch.full((1,), position, device=ring.device) % ring.shape[1]
+    row = position % ring.shape[1]
+    if torch.compiler.is_compiling():
+        return ring.index_select(1, torch.full((1,), row, device=ring.device))
+    return ring[:, row : row + 1]
 
 
 def _safetensors() -> Any:

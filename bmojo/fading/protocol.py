@@ -67,5 +67,5 @@ class Innovative(Protocol):
     def innovations(
         self, u: Tensor, state: MixerState | None = None, *, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, MixerState, Tensor]:
-        """As a call of the mixer, and the innovations (B, T, H, V): what the state failed to predict."""
+        """As a call of the mixer, and what the state failed to predict, (B, T, H, V) with H V = D."""
         ...
