@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import bmojo_kernels as bk
 import torch
@@ -96,6 +97,12 @@ def ssd_bench(device: Device) -> Bench:
     return Bench(lambda x, g, b, c: bk.ssd_scan(x, g, b, c, backend="triton"), (x, g, b, c))
 
 
+def alone(device: Device, make: Callable[[Device], Bench], name: str) -> Iterator[Row]:
+    bench = make(device)
+    case = f"{name} {' x '.join(map(str, bench.inputs[0].shape))} bfloat16, alone"
+    yield from against(device, case, bench, None, "")
+
+
 def ssd(device: Device) -> Iterator[Row]:
     ours = ssd_bench(device)
     x, g, b, c = ours.inputs
@@ -139,12 +146,6 @@ def kalman_bench(device: Device) -> Bench:
     g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
     beta = torch.rand(B, T, H, device=device.name).requires_grad_()
     return Bench(lambda *x: bk.gated_kalman_scan(*x, backend="triton"), (q, k, v, g, beta))
-
-
-def gated_kalman(device: Device) -> Iterator[Row]:
-    bench = kalman_bench(device)
-    case = f"gated_kalman_scan {' x '.join(map(str, bench.inputs[0].shape))} bfloat16"
-    yield from against(device, case, bench, None, "")
 
 
 def topk(device: Device) -> Iterator[Row]:
@@ -193,11 +194,13 @@ def against(device: Device, case: str, ours: Bench, peer: Bench | None, name: st
 
 CASES = {
     "linear_scan": linear,
-    "linear_scan_peer": linear_peer,
-    "ssd_scan": ssd,
-    "gated_delta_scan": gated_delta,
     "selective_scan": selective,
     "causal_conv1d": convolution,
-    "gated_kalman_scan": gated_kalman,
+    "ssd_scan": partial(alone, make=ssd_bench, name="ssd_scan"),
+    "gated_delta_scan": partial(alone, make=delta_bench, name="gated_delta_scan"),
+    "gated_kalman_scan": partial(alone, make=kalman_bench, name="gated_kalman_scan"),
     "innovation_topk": topk,
+    "linear_scan peer": linear_peer,
+    "gated_delta_scan peer": gated_delta,
+    "ssd_scan peer": ssd,
 }

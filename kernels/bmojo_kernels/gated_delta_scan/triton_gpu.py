@@ -60,7 +60,9 @@ def _gram(left, right, first, t, here, head, H, K, SIDE: tl.constexpr, STEPS: tl
 
 
 @triton.jit
-def _invert(system, t, STEPS: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):
+def _invert(
+    system, t, STEPS: tl.constexpr, TURNED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
     """Inverse of a triangular matrix with ones on its diagonal, given without them; turned the upper one.
 
     Blocks of the diagonal row after row, all at once; then what lies between two inverted ones by products.
@@ -79,26 +81,40 @@ def _invert(system, t, STEPS: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.
     spread = tl.broadcast_to(found[:, :, None, :], (BLOCKS, 16, BLOCKS, 16))
     inverse = tl.where(same, tl.reshape(spread, (STEPS, STEPS)), 0.0)
     if STEPS > 16:
-        inverse = _join(inverse, system, t, 16, PRECISION)
+        inverse = _join(inverse, system, t, 16, KIND, PRECISION)
     if STEPS > 32:
-        inverse = _join(inverse, system, t, 32, PRECISION)
+        inverse = _join(inverse, system, t, 32, KIND, PRECISION)
     return inverse
 
 
 @triton.jit
-def _join(inverse, system, t, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+def _product(a, b, KIND: tl.constexpr, PRECISION: tl.constexpr):
+    """A product of float32; for bfloat16 inputs of halves in their format, to some sixteen bits.
+
+    Not on the matrix units' short format of float32: its products of 64 rows came out wrong on an H200, with
+    Triton 3.6 and 3.7.1.
+    """
+    if tl.bfloat16 == KIND:
+        high_a, high_b = a.to(KIND), b.to(KIND)
+        low_a, low_b = (a - high_a.to(tl.float32)).to(KIND), (b - high_b.to(tl.float32)).to(KIND)
+        return tl.dot(high_a, high_b) + (tl.dot(high_a, low_b) + tl.dot(low_a, high_b))
+    else:
+        return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def _join(inverse, system, t, SIZE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr):
     """Inverse of a triangular matrix in blocks of twice the size that its inverse is there for."""
     block = t // SIZE
     pair = (block // 2)[:, None] == (block // 2)[None, :]
     between = tl.where(pair & (block[:, None] != block[None, :]), system, 0.0)
-    found = tl.dot(inverse, between, input_precision=PRECISION)
-    return inverse - tl.dot(found, inverse, input_precision=PRECISION)
+    found = _product(inverse, between, KIND, PRECISION)
+    return inverse - _product(found, inverse, KIND, PRECISION)
 
 
 @triton.jit
 def _system(k, a, write, first, t, here, count, head, H, K, SIDE: tl.constexpr, STEPS: tl.constexpr,
-            TURNED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
-            SOLVE: tl.constexpr):  # fmt: skip
+            TURNED: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Inverse of a chunk's system, or turned of its transpose."""
     keys = _gram(k, k, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
     keys *= chunk_decays(a, t, count, KIND, TURNED)
@@ -106,7 +122,7 @@ def _system(k, a, write, first, t, here, count, head, H, K, SIDE: tl.constexpr, 
         system = tl.where(t[:, None] < t[None, :], keys, 0.0) * write[:, None]
     else:
         system = tl.where(t[:, None] > t[None, :], keys, 0.0) * write[None, :]
-    return _invert(system, t, STEPS, TURNED, SOLVE)
+    return _invert(system, t, STEPS, TURNED, KIND, PRECISION)
 
 
 @triton.jit
@@ -123,7 +139,6 @@ def _apply(inverse, x, weight, out, first, t, here, head, H, W, SIDE: tl.constex
 def _prepare(
     k, v, log_decay, beta, values, keys, reaches, decay, first_row, sequence, bounds, H, K, V, LENGTH, ROWS,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
-    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """Values and faded keys through the inverse."""
     chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
@@ -133,9 +148,9 @@ def _prepare(
     write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0).to(tl.float32)
     tl.store(reaches + head.to(tl.int64) * ROWS + first + t, write * tl.exp(after), mask=here)
     tl.store(decay + chunk * H + head, tl.exp(tl.sum(a, 0)))
-    inverse = _system(
-        k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, False, KIND, PRECISION, SOLVE
-    ).to(KIND)
+    inverse = _system(k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, False, KIND, PRECISION).to(
+        KIND
+    )
     _apply(inverse, v, tl.where(here, 1.0, 0.0), values, first, t, here, head, H, V, SIDE, KIND, PRECISION)
     _apply(inverse, k, tl.exp(before), keys, first, t, here, head, H, K, SIDE, KIND, PRECISION)
 
@@ -183,7 +198,6 @@ def _load_state(p, chunk, head, H, V, K, low, start, SIDE: tl.constexpr):
 def _read(
     q, k, log_decay, beta, errors, states, o, first_row, sequence, bounds, H, K, V, LENGTH, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
-    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """Outputs of a chunk."""
     chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
@@ -209,7 +223,6 @@ def _prepare_back(
     q, k, log_decay, beta, do, derrors, values, keys, fades, decay, first_row, sequence, bounds, H, K, V,
     LENGTH, ROWS, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
-    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """What outputs and errors of a chunk give to its values, and keys as the state after it meets them."""
     chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
@@ -219,9 +232,9 @@ def _prepare_back(
     write = tl.load(beta + (first + t) * H + head, mask=here, other=0.0).to(tl.float32)
     tl.store(fades + head.to(tl.int64) * ROWS + first + t, tl.exp(before), mask=here)
     tl.store(decay + chunk * H + head, tl.exp(tl.sum(a, 0)))
-    inverse = _system(
-        k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, True, KIND, PRECISION, SOLVE
-    ).to(KIND)
+    inverse = _system(k, a, write, first, t, here, count, head, H, K, SIDE, STEPS, True, KIND, PRECISION).to(
+        KIND
+    )
     _apply(inverse, k, write * tl.exp(after), keys, first, t, here, head, H, K, SIDE, KIND, PRECISION)
     reads = _gram(k, q, first, t, here, head, H, K, SIDE, STEPS, KIND, PRECISION)
     reads *= chunk_decays(a, t, count, KIND, True) * write[:, None] * scale
@@ -274,7 +287,6 @@ def _gradients(
     q, k, log_decay, beta, errors, states, later, do, given, dq, dk, dlog_decay, dbeta, first_row, sequence,
     bounds, H, K, V, LENGTH, scale,
     STEPS: tl.constexpr, SIDE: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
-    SOLVE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a chunk's queries, keys, logarithms and write strengths."""
     chunk, first, count = _place(first_row, sequence, bounds, LENGTH)
@@ -349,7 +361,6 @@ def _options(q: Tensor, chunks: Chunks, width: int, back: bool) -> dict[str, Any
     return {
         "STEPS": power_of_two(chunks.length, 16), "SIDE": min(widest, power_of_two(width, 16)),
         "KIND": product_dtype(q), "PRECISION": precision(q),
-        "SOLVE": precision(q) if single or amd else "tf32",
         "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 

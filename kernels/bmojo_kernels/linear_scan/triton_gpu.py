@@ -251,7 +251,7 @@ def _plan(a: Tensor, cu_seqlens: Tensor | None) -> Plan:
     """
     (_, length, width), channels = a.shape, _widest(a)
     sequences = a.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    while channels * a.element_size() > 256 and sequences * ceil_div(width, channels) < 2 * processors(a):
+    while channels > 64 and sequences * ceil_div(width, channels) < 2 * processors(a):
         channels //= 2
     programs = sequences * ceil_div(width, channels)
     if 4 * programs >= 3 * processors(a) or length <= SHORTEST:

@@ -62,11 +62,21 @@ def _join(a0, b0, a1, b1):
 
 @triton.jit
 def _states(step, drive, b, rate, h, STEPS: tl.constexpr):
-    """States after each step of a tile, from the one before it; what each step adds; the last."""
+    """States after each step of a tile, from the one before it; the decays; the last state."""
     decay, more = tl.exp2(step[:, None, :] * rate[None, :, :]), drive[:, None, :] * b[:, :, None]
     passed, added = tl.associative_scan((decay, more), 0, _join)
     found = passed * h[None, :, :] + added
-    return found, more, _row(found, STEPS - 1, STEPS)
+    return found, decay, _row(found, STEPS - 1, STEPS)
+
+
+@triton.jit
+def _earlier(found, h, STEPS: tl.constexpr):
+    """The states before each step, from those after it and the one before the tile."""
+    t = tl.arange(0, STEPS)[:, None, None]
+    before = tl.where(t == 0, h[None, :, :], tl.zeros_like(found))
+    for i in tl.static_range(1, STEPS):
+        before = tl.where(t == i, _row(found, i - 1, STEPS)[None, :, :], before)
+    return before
 
 
 @triton.jit
@@ -249,14 +259,14 @@ def _back(
             # The decay of the step after each; 1 after the last, whose gradient comes from outside.
             after = _load(delta, first + 1, at, 0, count - 1, c, d)
             drive = step * x
-            states, more, _ = _states(step, drive, b, rate, h, STEPS)
-            decay = tl.exp2(after[:, None, :] * rate[None, :, :])
-            gradient, g = _back_through(decay, seen[:, None, :] * read[:, :, None], g, STEPS)
+            states, decay, _ = _states(step, drive, b, rate, h, STEPS)
+            later_decay = tl.exp2(after[:, None, :] * rate[None, :, :])
+            gradient, g = _back_through(later_decay, seen[:, None, :] * read[:, :, None], g, STEPS)
             rows = share + at[:, None] * N + n[None, :]
             mask = (at < count)[:, None] & (n < N)[None, :]
             tl.store(dC + rows, tl.sum(states * seen[:, None, :], 2), mask=mask)
             tl.store(dB + rows, tl.sum(gradient * drive[:, None, :], 2), mask=mask)
-            exponent = gradient * (states - more)
+            exponent = gradient * decay * _earlier(states, h, STEPS)
             shares += tl.sum(exponent * step[:, None, :], 0)
             d_drive = tl.sum(gradient * b[:, :, None], 1)
             d_step = tl.sum(exponent * rate[None, :, :], 1) / LOG2_E + d_drive * x

@@ -21,6 +21,8 @@ NO_PRODUCTS = {"_pass", "_add_up", "_solve", "_weigh", "_logs_back"}
 ELEMENTWISE = {"linear_scan", "selective_scan", "causal_conv1d", "innovation_topk"}
 # Bytes: a pointer or two, put away around a loop. What spills inside of one is more.
 AROUND_LOOPS = 16
+# On an H200 tiles of keys that spill a little are faster than smaller ones.
+SPILLING = {("memory_attention", "sm_90", name) for name in ("_near_back", "_kept_back", "_fetched_back")}
 OPERATIONS = [name for name, kinds in backends.KERNELS.items() if "triton" in kinds]
 # The largest kernels take a compiler its time: for two of the chips they are among the long tests.
 LARGE = {"memory_attention", "gated_delta_scan", "gated_kalman_scan"}
@@ -105,7 +107,8 @@ def check(operation, chip, dtype, width, **options):
     assert launches
     for launch in launches:
         found = compiled(launch, chip)
-        assert found.stack <= AROUND_LOOPS, found
+        fastest = (operation, chip, found.name) in SPILLING and dtype is torch.bfloat16
+        assert found.stack <= (512 if fastest else AROUND_LOOPS), found
         assert found.shared <= SHARED[chip], found
         expected = operation not in ELEMENTWISE and found.name not in NO_PRODUCTS
         assert found.products == expected, found
