@@ -16,6 +16,7 @@ from bmojo.hf.cache import StateLayer
 from bmojo.hf.reading import PROJECTIONS, Attention, read_attention, rotary_of
 from bmojo.layer import BMojo
 from bmojo.models.attention_like import AttentionLike
+from bmojo.models.headwise import start_from_attention
 
 __all__ = ["PrimedAttention", "load_primed", "prime", "restore_buffers"]
 
@@ -145,7 +146,9 @@ def prime(
     Each starts from the projections to queries, keys, values and outputs, the norms and the rotary positions
     of the layer that it replaces. A mixer starts silent (the projection behind it is zero) and a short
     convolution as the identity, so that the outputs of the model are unchanged for sequences of up to
-    `window` tokens, whatever memories are asked for. From there training goes on.
+    `window` tokens, whatever memories are asked for. From there training goes on. Mixers at the widths of
+    attention (`"headwise_mamba2"`, `"headwise_mamba2_normed"`, `"headwise_gated_deltanet"`,
+    `"headwise_gated_kalmanet"`, with `state_size=head_dim`) ask, write and tell what attention did.
 
     Parameters
     ----------
@@ -339,8 +342,15 @@ def _start(layer: AttentionLike, attention: Any, about: Attention) -> None:
         layer.short_conv.weight.zero_()
         layer.short_conv.weight[:, -1] = 1.0
         layer.short_conv.bias.zero_()
-    if layer.config.fading_readout == "add" and layer.mixer is not None:
+    if layer.mixer is None:
+        return
+    norms = (layer.query_norm.weight, layer.key_norm.weight) if about.qk_norm else None
+    q, k, v = (x.weight for x in heads)
+    started = start_from_attention(layer.mixer, q, k, v, norms)
+    if layer.config.fading_readout == "add":
         _silence(layer.mixer, layer.config.mixer)
+    elif started:
+        layer.mixer.out_proj.weight.copy_(attention.o_proj.weight)
 
 
 def _silence(mixer: Any, name: str) -> None:

@@ -4,12 +4,12 @@ from bmojo.models.attention_like import AttentionLike
 from bmojo.models.conversion import ConversionError, convert_layer, convert_layers
 from bmojo.models.generation import Generated
 from bmojo.models.headwise import HeadwiseDeltaNet, HeadwiseKalmaNet, HeadwiseMamba2
-from bmojo.models.language_model import BMojoLM, LMState
+from bmojo.models.language_model import BMojoLM as BMojoLM  # public as `bmojo.BMojoLM`
+from bmojo.models.language_model import LMState
 from bmojo.models.sampling import Sampler
 
 __all__ = [
     "AttentionLike",
-    "BMojoLM",
     "ConversionError",
     "Generated",
     "HeadwiseDeltaNet",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from huggingface_hub import PyTorchModelHubMixin as Hub
 else:
     try:
-        from huggingface_hub import PyTorchModelHubMixin as Hub
+        with warnings.catch_warnings():
+            # In a notebook without widgets, progress bars say so when they are loaded.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            from huggingface_hub import PyTorchModelHubMixin as Hub
     except ModuleNotFoundError:
 
         class Hub:

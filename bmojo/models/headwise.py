@@ -18,7 +18,7 @@ from bmojo.convolution import CausalConv
 from bmojo.fading import GatedDeltaNet, GatedKalmaNet, Mamba2, register_mixer
 from bmojo.fading.mamba2 import start_of_steps
 
-__all__ = ["HeadwiseDeltaNet", "HeadwiseKalmaNet", "HeadwiseMamba2"]
+__all__ = ["HeadwiseDeltaNet", "HeadwiseKalmaNet", "HeadwiseMamba2", "start_from_attention"]
 
 
 class _NormedConv(CausalConv):
@@ -116,6 +116,8 @@ def _headwise(
     inner = heads * head_dim
     mixer.heads, mixer.key_dim, mixer.value_dim, mixer.mixed = heads, head_dim, head_dim, 3 * inner
     mixer.in_proj = nn.Linear(d_model, 4 * inner + mixer.gates * heads, bias=bias)
+    if bias:
+        nn.init.zeros_(mixer.in_proj.bias)
     mixer.conv = CausalConv(3 * inner, conv, activation="silu")
     mixer.dt_bias = nn.Parameter(start_of_steps(heads))
     mixer.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1.0, 16.0)))
@@ -175,6 +177,64 @@ class HeadwiseKalmaNet(GatedKalmaNet):
         # The authors scale what is read by d^{-1/2} before a norm with eps 1e-6, which weighs d times more.
         _headwise(self, d_model, heads, head_dim, conv, bias=True, eps=1e-6 * head_dim)
         self.steps = steps
+
+
+@torch.no_grad()
+def start_from_attention(
+    mixer: nn.Module,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    norms: tuple[Tensor, Tensor] | None = None,
+) -> bool:
+    """Let the mixer ask, write and tell what attention asks, looks up and tells.
+
+    Parameters
+    ----------
+    mixer : torch.nn.Module
+    queries : Tensor, shape (H d, D)
+        Weight of attention's projection.
+    keys, values : Tensor, shape (G d, D)
+    norms : pair of Tensor, shape (d,), optional
+        Of queries and keys.
+
+    Returns
+    -------
+    started : bool
+        False, and nothing is changed, where the mixer is none of this module or of another size.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo.models.headwise import HeadwiseDeltaNet, start_from_attention
+    >>> mixer, q, k = HeadwiseDeltaNet(d_model=6, heads=2, head_dim=4), torch.randn(8, 6), torch.randn(4, 6)
+    >>> start_from_attention(mixer, q, k, k), bool(torch.equal(mixer.in_proj.weight[:8], q))
+    (True, True)
+    """
+    if not isinstance(mixer, HeadwiseMamba2 | HeadwiseDeltaNet | HeadwiseKalmaNet):
+        return False
+    inner, width = mixer.out_proj.in_features, _head_dim(mixer)
+    if len(queries) != inner or len(keys) % width:
+        return False
+    each = inner // len(keys)
+    keys, values = (
+        x.unflatten(0, (-1, width)).repeat_interleave(each, dim=0).flatten(0, 1) for x in (keys, values)
+    )
+    selective = isinstance(mixer, HeadwiseMamba2)
+    rows = [values, keys, queries] if selective else [queries, keys, values]
+    first = inner if selective else 0  # behind the gate, or in front of it
+    mixer.in_proj.weight[first : first + 3 * inner] = torch.cat(rows)
+    mixer.conv.weight.zero_()
+    mixer.conv.weight[:, -1] = 1.0
+    if norms is not None and isinstance(mixer.conv, _NormedConv):
+        mixer.conv.read_norm.weight.copy_(norms[0])
+        mixer.conv.write_norm.weight.copy_(norms[1])
+    return True
+
+
+def _head_dim(mixer: HeadwiseMamba2 | HeadwiseDeltaNet | HeadwiseKalmaNet) -> int:
+    """Width of a head."""
+    return mixer.head_dim if isinstance(mixer, HeadwiseMamba2) else mixer.value_dim
 
 
 def _normed_mamba2(d_model: int, heads: int, head_dim: int) -> HeadwiseMamba2:

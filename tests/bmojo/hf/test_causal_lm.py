@@ -152,6 +152,15 @@ class TestPasses:
         for name, grad in found[0].items():
             assert_close(found[1][name], grad, what=name)
 
+    def test_compiled_in_one_graph(self):
+        model, tokens = lively([LAYER]).train(), prompt()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        found, expected = compiled(tokens, labels=tokens), model(tokens, labels=tokens)
+        assert_close(found.logits, expected.logits)
+        assert_close(found.loss, expected.loss)
+        found.loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+
     @pytest.mark.parametrize("keep", [1, 4, torch.tensor([2, 5])])
     def test_some_logits_only(self, keep):
         model, tokens = lively(), prompt()

@@ -200,6 +200,50 @@ def _speak(model):
                 parameter += 0.2 * torch.randn_like(parameter)
 
 
+class TestHeadwise:
+    @pytest.mark.parametrize("mixer", ["mamba2_normed", "gated_deltanet", "gated_kalmanet"])
+    def test_a_mixer_as_wide_as_attention_asks_and_tells_the_same(self, mixer):
+        model = model_of("qwen3")
+        old = copy.deepcopy(model.model.layers[0].self_attn)
+        options = {"mixer": f"headwise_{mixer}", "state_size": 12, "fading_readout": "none"}
+        prime(model, window=8, eidetic=0, **options)
+        found = model.model.layers[0].self_attn.layer.mixer
+        x = torch.randn(3, 32)
+        keys, values = (
+            p(x).unflatten(-1, (2, 12)).repeat_interleave(2, dim=-2).flatten(-2)
+            for p in (old.k_proj, old.v_proj)
+        )
+        told = found.in_proj(x)
+        parts = [values, keys, old.q_proj(x)] if "mamba2" in mixer else [old.q_proj(x), keys, values]
+        begin = 48 if "mamba2" in mixer else 0
+        assert_close(told[:, begin : begin + 144], torch.cat(parts, dim=-1))
+        assert_close(found.out_proj.weight, old.o_proj.weight, "bitwise")
+        last = torch.nn.functional.one_hot(torch.tensor(3), 4).float().expand(144, 4)
+        assert_close(found.conv.weight, last, "bitwise")
+        if "normed" in mixer:
+            assert_close(found.conv.read_norm.weight, old.q_norm.weight, "bitwise")
+            assert_close(found.conv.write_norm.weight, old.k_norm.weight, "bitwise")
+
+    def test_of_another_size_it_starts_by_itself(self):
+        model, tokens = model_of("qwen3"), prompt(1, 8)
+        before = model(tokens).logits
+        prime(model, window=8, mixer="headwise_gated_deltanet", state_size=5)
+        assert_close(model(tokens).logits, before)
+
+
+class TestCompiled:
+    @pytest.mark.parametrize("options", [NOTHING, {"eidetic": 3, "state_size": 4}], ids=["plain", "memories"])
+    def test_it_compiles(self, options):
+        """In pieces: what is looked up in a mask depends on its values."""
+        model, tokens = prime(model_of("qwen3"), window=4, **options).train(), prompt(1, 12)
+        expected = model(tokens, use_cache=False).logits
+        compiled = torch.compile(model, backend="aot_eager")
+        found = compiled(tokens, use_cache=False).logits
+        assert_close(found, expected)
+        found.square().mean().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
 class TestPacked:
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     def test_positions_that_begin_anew(self, attention):

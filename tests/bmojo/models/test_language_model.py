@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from bmojo import BMojoConfig, BMojoLM
 from bmojo.models import Sampler
+from tests.source import run_python
 from tests.tolerances import assert_close
 
 V = 23
@@ -321,3 +322,18 @@ class TestFiles:
         assert again.options == model.options
         assert_close(again(tokens), model(tokens), "bitwise")
         assert "bmojo" in (tmp_path / "README.md").read_text()
+
+    def test_without_the_hub_its_extra_is_named(self):
+        code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "huggingface_hub":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from bmojo import BMojoConfig, BMojoLM
+BMojoLM(9, [BMojoConfig(d_model=8, heads=2)]).save_pretrained("nowhere")
+"""
+        last = run_python(code).stderr.strip().splitlines()[-1]
+        assert last.startswith("ImportError: BMojoLM: save_pretrained")
+        assert "pip install 'realization[hf]'" in last
