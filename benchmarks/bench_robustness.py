@@ -212,7 +212,10 @@ def worker(peer: str, condition: str, name: str, first: int) -> None:
 
 
 def peer_outcomes(peer: str, condition: str, name: str) -> Iterator[str]:
-    """Outcomes at every order; where the process ends early, the order that it was at is a crash."""
+    """Outcomes at every order; where the process ends early, the order that it was at is a crash.
+
+    One that is not there after `PEER_SECONDS` for a record is late.
+    """
     first = ORDERS.start
     while first < ORDERS.stop:
         command = [sys.executable, __file__, peer, condition, name, str(first)]
@@ -220,13 +223,13 @@ def peer_outcomes(peer: str, condition: str, name: str) -> Iterator[str]:
             process = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=PEER_SECONDS
             )
-            lines = process.stdout.split("\n")[:-1]
+            lines, lost = process.stdout.split("\n")[:-1], "crashes"
         except subprocess.TimeoutExpired as late:
-            lines = (late.stdout or b"").decode().split("\n")[:-1]
+            lines, lost = (late.stdout or b"").decode().split("\n")[:-1], "late"
         yield from lines
         first += len(lines)
         if first < ORDERS.stop:
-            yield "crashes"
+            yield lost
             first += 1
 
 
@@ -257,7 +260,7 @@ def own_rows(condition: str) -> list[Row]:
 def peer_rows(condition: str, peer: str) -> list[Row]:
     count = Counter(came for name in records(condition) for came in peer_outcomes(peer, condition, name))
     print(condition, peer, dict(count), file=sys.stderr, flush=True)
-    kinds = (*FAILURES, "errors raised")
+    kinds = (*FAILURES, "errors raised", *(["late"] if count["late"] else []))
     return [Row(f"{condition}: {kind}, {peer}", count[kind], f"of {count.total()}") for kind in kinds]
 
 
