@@ -1,8 +1,8 @@
 """Training step and decode step of a B'MOJO block and of a four-block model, beside blocks of the same size.
 
-A block is a layer and a gated perceptron. The Transformer (full causal attention by torch's
-`scaled_dot_product_attention`) gets a wider perceptron, so that both have the same number of parameters; the
-stacked hybrid takes a mixer alone and a window alone in turn; B'MOJO-F is the layer without places.
+A block is a layer and a gated perceptron. The peers are a Transformer (full causal attention by torch's
+`scaled_dot_product_attention`), a stack of mixers and windows in turn, and B'MOJO-F, the layer without places.
+The first two get wider perceptrons, so that all have the same number of parameters.
 
 Run: python benchmarks/bench_layer_speed.py [--device cuda] [--compile] [--lengths 512 2048 8192]
 """
@@ -111,24 +111,28 @@ def contenders(setting: Setting, depth: int) -> dict[str, nn.Module]:
         "B'MOJO": BMojoLM(VOCABULARY, [whole] * depth),
         "B'MOJO-F": BMojoLM(VOCABULARY, [without] * depth),
     }
+    size = sum(p.numel() for p in found["B'MOJO"].parameters())
     if depth > 1:
         stack = stacked_hybrid(
             whole.d_model, layers=depth, window=whole.window, mixer=whole.mixer, heads=whole.heads,
             state_size=whole.state_size, short_conv=whole.short_conv, qk_norm=True,
         )  # fmt: skip
-        found["stacked hybrid"] = BMojoLM(VOCABULARY, stack)
-    size = sum(p.numel() for p in found["B'MOJO"].parameters())
+        bare = sum(p.numel() for p in BMojoLM(VOCABULARY, stack, mlp_ratio=0.0).parameters())
+        ratio = (size - bare) / (3 * whole.d_model**2 * depth)
+        found["stacked hybrid"] = BMojoLM(VOCABULARY, stack, mlp_ratio=ratio)
     found["Transformer"] = Transformer(whole, depth, size)
     return {name: model.to(setting.device) for name, model in found.items()}
 
 
-def milliseconds(setting: Setting, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def milliseconds(
+    setting: Setting, calls: dict[str, Callable[[], object]], rounds: int | None = None
+) -> dict[str, float]:
     """Median time of each call, in turn; on a GPU between events, on a CPU what the process computed."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(3 if setting.device == "cuda" else 1):
         for call in calls.values():
             call()
-    for _ in range(setting.rounds):
+    for _ in range(rounds or setting.rounds):
         for name, call in calls.items():
             taken[name].append(_once(setting, call))
     return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
@@ -227,20 +231,20 @@ def _training_rows(
 
 
 def _decoding_rows(setting: Setting, models: dict[str, nn.Module], name: str) -> Iterator[Row]:
-    by_length: dict[int, dict[str, float]] = {}
+    rounds = 10 * setting.rounds
     for length in setting.decoding:
         calls = {key: decoding(setting, model.eval(), length) for key, model in models.items()}
-        by_length[length] = milliseconds(setting, calls)
-        ours = by_length[length]["B'MOJO"]
-        for peer, taken in by_length[length].items():
-            if peer != "B'MOJO":
-                case = f"decode step, {name}, after {length} tokens, {setting.what}"
-                yield ratio_row(case, ours, "ms", peer, taken, None)
-    short, long = min(by_length), max(by_length)
-    yield ratio_row(
-        f"decode step, {name}, after {long} tokens, {setting.what}", by_length[long]["B'MOJO"], "ms",
-        f"after {short} tokens", by_length[short]["B'MOJO"], 1.1,
-    )  # fmt: skip
+        times = milliseconds(setting, calls, rounds)
+        case = f"decode step, {name}, after {length} tokens, {setting.what}"
+        for peer in [key for key in times if key != "B'MOJO"]:
+            yield ratio_row(case, times["B'MOJO"], "ms", peer, times[peer], None)
+    short, long = min(setting.decoding), max(setting.decoding)
+    calls = {
+        f"after {length} tokens": decoding(setting, models["B'MOJO"], length) for length in (short, long)
+    }
+    early, late = milliseconds(setting, calls, rounds).values()
+    case = f"decode step, {name}, after {long} tokens, {setting.what}"
+    yield ratio_row(case, late, "ms", f"after {short} tokens", early, 1.1)
     model: Any = models["B'MOJO"]
     held, cached = sum(part.nbytes for part in model.init_state(1)), {}
     width, depth = setting.config.d_model, len(model.blocks)

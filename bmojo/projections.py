@@ -105,7 +105,7 @@ class Projections(nn.Module):
             # Queries and keys lie side by side: one norm and one turn for both.
             norms = self.query_norm.weight, self.key_norm.weight
             scale = torch.cat([w.expand(n, -1) for w, n in zip(norms, counts, strict=True)])
-            both = (F.rms_norm(both, (self.head_dim,), eps=EPS) * scale).to(values.dtype)
+            both = F.rms_norm(both, (self.head_dim,), eps=EPS).to(values.dtype) * scale.to(values.dtype)
         turned = both if angles.own is None else turn(both, angles.own)
         queries, keys = turned.split(counts, dim=-2)
         plain_queries, plain_keys = both.split(counts, dim=-2)
