@@ -1,8 +1,8 @@
 """Training step and decode step of a B'MOJO block and of a four-block model, beside blocks of the same size.
 
 A block is a layer and a gated perceptron. The peers are a Transformer (full causal attention by torch's
-`scaled_dot_product_attention`), a stack of mixers and windows in turn, and B'MOJO-F, the layer without places.
-The first two get wider perceptrons, so that all have the same number of parameters.
+`scaled_dot_product_attention`), a stack of mixers and windows in turn, and B'MOJO-F, the layer without
+places. The first two get wider perceptrons, so that all have the same number of parameters.
 
 Run: python benchmarks/bench_layer_speed.py [--device cuda] [--compile] [--lengths 512 2048 8192]
 """
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
         self.attention = nn.ModuleList(FullAttention(config) for _ in range(depth))
         self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2 * depth + 1))
         left = parameters - sum(p.numel() for p in self.parameters())
-        hidden = max(64, left // (3 * width * depth) // 64 * 64)
+        hidden = max(16, left // (3 * width * depth) // 16 * 16)
         self.mlp_in = nn.ModuleList(nn.Linear(width, 2 * hidden, bias=False) for _ in range(depth))
         self.mlp_out = nn.ModuleList(nn.Linear(hidden, width, bias=False) for _ in range(depth))
 
