@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.backends import state_dtype
+from bmojo.backends import normed, state_dtype
 from bmojo.config import BMojoConfig
 from bmojo.layer import BMojo
 from bmojo.projections import EPS, Angles, Heads
@@ -107,7 +107,7 @@ class AttentionLike(BMojo):
         keys, values = self._projected(projection, fading, slice(self.widths[0], None)).chunk(2, dim=-2)
         if self.config.qk_norm:
             norm = self.fading_key_norm if self.fading_norms else self.key_norm
-            keys = norm(keys).to(values.dtype)
+            keys = normed(norm, keys)
         return self.far_keys(keys, angles), values
 
     def fading_queries(self, heads: Heads, tokens: Tensor, angles: Angles) -> Tensor | None:
@@ -117,7 +117,7 @@ class AttentionLike(BMojo):
         queries = self._projected(self.fading_proj, tokens, slice(None, self.widths[0]))
         if self.config.qk_norm:
             norm = self.fading_query_norm if self.fading_norms else self.query_norm
-            queries = norm(queries).to(queries.dtype)
+            queries = normed(norm, queries)
         return self.far_queries(queries, angles)
 
     def _projected(self, projection: nn.Linear, x: Tensor, rows: slice) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.backends import state_dtype
+from bmojo.backends import normed, state_dtype
 from bmojo.convolution import CausalConv
 from bmojo.fading import GatedDeltaNet, GatedKalmaNet, Mamba2, register_mixer
 from bmojo.fading.mamba2 import start_of_steps
@@ -35,7 +35,7 @@ class _NormedConv(CausalConv):
         parts = [plain]
         for part, norm in ((write, self.write_norm), (read, self.read_norm)):
             heads = part.unflatten(-1, (-1, norm.weight.shape[0]))
-            parts.append(norm(heads).to(u.dtype).flatten(-2))
+            parts.append(normed(norm, heads).flatten(-2))
         return torch.cat(parts, dim=-1)
 
     def forward(
@@ -104,8 +104,8 @@ class HeadwiseMamba2(Mamba2):
 
     def _out(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
         y = (y + self.D.to(x.dtype).unsqueeze(-1) * x) * F.silu(z.unflatten(-1, (self.heads, self.head_dim)))
-        normed = F.rms_norm(y, (self.head_dim,), eps=1e-5).flatten(-2) * self.head_norm
-        return self.out_proj(normed.to(z.dtype))
+        y = F.rms_norm(y, (self.head_dim,), eps=1e-5).flatten(-2) * self.head_norm
+        return self.out_proj(y.to(z.dtype))
 
 
 def _headwise(

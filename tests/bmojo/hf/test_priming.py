@@ -23,6 +23,7 @@ from bmojo import BMojo, BMojoConfig
 from bmojo.fading import LTI, register_mixer
 from bmojo.hf import PrimedAttention, load_primed, prime
 from bmojo.hf.cache import CACHE
+from bmojo.storage import FlatStore, attach, detach
 from tests.tolerances import assert_close
 
 SIZES = {
@@ -168,6 +169,18 @@ class TestMemories:
         for _ in range(6):
             greedy = torch.cat([greedy, model(greedy, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
         assert torch.equal(generated(model, tokens, max_new_tokens=6), greedy[:, 24:])
+
+    def test_with_a_store(self, family, tmp_path):
+        model, tokens = prime(model_of(family), window=4, eidetic=2, state_size=4), prompt(2, 24)
+        without = model(tokens).logits
+        with FlatStore(tmp_path / "store", durable=False) as store:
+            attach(model, store, read=4)
+            whole, cache = model(tokens, use_cache=False).logits, DynamicCache(config=model.config)
+            parts = [model(part, **{CACHE: cache}).logits for part in tokens.split([7, 1, 16], dim=1)]
+            assert_close(torch.cat(parts, dim=1), whole, "recurrence")
+            assert generated(model, tokens).shape == (2, 8)
+            detach(model)
+        assert float((whole - without).detach().abs().max()) > 1e-3
 
     def test_some_layers_only(self, family):
         model, tokens = model_of(family), prompt()

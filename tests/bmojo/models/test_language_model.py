@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from bmojo import BMojoConfig, BMojoLM
 from bmojo.models import Sampler
+from bmojo.storage import FlatStore, attach, detach
 from tests.source import run_python
 from tests.tolerances import assert_close
 
@@ -115,6 +117,24 @@ class TestPasses:
     def test_what_is_refused(self, options, message):
         with pytest.raises(ValueError, match=message):
             BMojoLM(**options)
+
+
+class TestStorage:
+    def test_what_leaves_the_sets_is_found_again(self, tmp_path):
+        """Read without a bound, a store continues the set: that of a model whose sets have places for all."""
+        small, tokens = lively(), prompt(2, 40)
+        wide = [c if c.eidetic == 0 else replace(c, eidetic=40) for c in (LAYER, MIXER, LAYER)]
+        large = lively(wide)
+        large.load_state_dict(small.state_dict())
+        without = small(tokens)
+        with FlatStore(tmp_path / "store", durable=False) as store:
+            attach(small, store, read=64)
+            found = small(tokens)
+            again = small.generate(tokens[:, :30], 6).tokens
+            detach(small)
+        assert_close(found, large(tokens), "recurrence", dtype="float16")
+        assert float((found - without).detach().abs().max()) > 0.01
+        assert torch.equal(again, large.generate(tokens[:, :30], 6).tokens)
 
 
 class TestDepth:
