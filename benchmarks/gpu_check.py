@@ -156,7 +156,7 @@ class Parity:
             if case.find("skipped") is None:
                 holds = case.find("failure") is None and case.find("error") is None
                 rows.append(Row(f"parity {case.get('name')}", float(holds), "holds", goal=1.0).to_dict())
-        return {"rows": rows} | ({} if self.process.returncode == 0 else {"failure": said[-6000:]})
+        return {"rows": rows} | ({} if self.process.returncode == 0 else {"failure": said[-12000:]})
 
 
 def prepare(cases: Cases, units: Sequence[str], limit: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,7 +11,7 @@ import torch
 from _results import Row
 from gpu_timing import Device
 
-from bmojo import BMojoConfig
+from bmojo import BMojo, BMojoConfig
 
 __all__ = ["CASES"]
 
@@ -48,7 +49,37 @@ def decoding(device: Device) -> Iterator[Row]:
     yield from bench._decoding_rows(where, bench.contenders(where, bench.DEPTH), f"{bench.DEPTH} blocks")
 
 
+MIXERS = ("lti", "mamba", "mamba2", "gated_deltanet", "gated_kalmanet")
+
+
+def parity(device: Device, mixer: str) -> Iterator[Row]:
+    """On the GPU what it is on the CPU, outputs and gradients, and step by step what it is at once."""
+    sizes = {"d_model": 32, "heads": 2, "window": 16, "eidetic": 8, "chunk": 8, "state_size": 8}
+    layer = BMojo(BMojoConfig(mixer=mixer, **sizes)).eval()
+    there, u = copy.deepcopy(layer).to(device.name), torch.randn(2, 60, 32)
+    found = []
+    for one, x in ((layer, u), (there, u.to(device.name))):
+        y = one(x)
+        gradients = torch.autograd.grad(y.square().sum(), list(one.parameters()), allow_unused=True)
+        found.append([y, *(g for g in gradients if g is not None)])
+    worst = max(_apart(x, y) for x, y in zip(*found, strict=True))
+    yield Row(f"layer, {mixer}, against the CPU", worst, "relative", goal=1e-4, larger_is_better=False)
+    with torch.no_grad():
+        state, steps = there.init_state(2), []
+        for token in u.to(device.name).unbind(1):
+            y, state = there.step(token, state)
+            steps.append(y)
+    worst = _apart(found[0][0], torch.stack(steps, 1))
+    yield Row(f"layer, {mixer}, step by step", worst, "relative", goal=1e-4, larger_is_better=False)
+
+
+def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
+    x, y = x.detach().cpu().double(), y.detach().cpu().double()
+    return float((x - y).abs().max() / x.abs().max().clamp_min(1e-30))
+
+
 CASES = {
+    **{f"layer parity {mixer}": partial(parity, mixer=mixer) for mixer in MIXERS},
     "layer training": partial(training, compiled=False),
     "layer training compiled": partial(training, compiled=True),
     "layer decoding": decoding,
