@@ -82,7 +82,7 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, **options: Any) ->
     if 0 in grid:
         return
     device = next(x.device for x in arguments if isinstance(x, Tensor))
-    if device.type == "cpu":
+    if device.type == "cpu" or device.index == torch.cuda.current_device():
         kernel[tuple(grid)](*arguments, **options)
         return
     with torch.cuda.device(device):
@@ -95,6 +95,11 @@ def _architecture(index: int) -> str:
     if torch.version.hip:
         return properties.gcnArchName.split(":")[0]
     return f"sm_{properties.major}{properties.minor}"
+
+
+@cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
 
 
 def architecture(x: Tensor) -> str:
@@ -113,7 +118,7 @@ def processors(x: Tensor) -> int:
     """Multiprocessors of the chip that a tensor lies on."""
     if _recorders or x.device.type != "cuda":
         return PROCESSORS[architecture(x)]
-    return torch.cuda.get_device_properties(x.device).multi_processor_count
+    return _processors(x.device.index or 0)
 
 
 def ceil_div(n: int, d: int) -> int:
