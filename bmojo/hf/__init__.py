@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 from bmojo.hf.cache import BMojoCache, StateLayer
 from bmojo.hf.causal_lm import BMojoForCausalLM
 from bmojo.hf.configuration import BMojoModelConfig
-from bmojo.hf.priming import PrimedAttention, load_primed, prime
+from bmojo.hf.priming import PrimedAttention, install, load_primed, prime
 
 __all__ = [
     "BMojoCache",
@@ -22,6 +22,7 @@ __all__ = [
     "BMojoModelConfig",
     "PrimedAttention",
     "StateLayer",
+    "install",
     "load_primed",
     "prime",
 ]

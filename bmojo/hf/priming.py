@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from bmojo.layer import BMojo
 from bmojo.models.attention_like import AttentionLike
 from bmojo.models.headwise import start_from_attention
 
-__all__ = ["PrimedAttention", "load_primed", "prime", "restore_buffers"]
+__all__ = ["PrimedAttention", "install", "load_primed", "prime", "restore_buffers"]
 
 READ = ("d_model", "heads", "kv_heads", "head_dim", "qk_norm", "rotary", "rotary_base")
 
@@ -31,6 +31,9 @@ class PrimedAttention(nn.Module):
     layer : BMojo
     layer_idx : int
         Number of the decoder layer, under which a cache keeps its state.
+    masks : bool
+        `False` promises that nothing is padded and nothing packed: masks are not looked at, so that a
+        compiled model is one graph (their values would decide what is done).
 
     Examples
     --------
@@ -43,9 +46,9 @@ class PrimedAttention(nn.Module):
     (torch.Size([2, 10, 16]), None)
     """
 
-    def __init__(self, layer: BMojo, layer_idx: int) -> None:
+    def __init__(self, layer: BMojo, layer_idx: int, *, masks: bool = True) -> None:
         super().__init__()
-        self.layer, self.layer_idx = layer, layer_idx
+        self.layer, self.layer_idx, self.masks = layer, layer_idx, masks
 
     def forward(
         self,
@@ -73,7 +76,13 @@ class PrimedAttention(nn.Module):
         cache = cache if past_key_values is None else past_key_values
         kept = None if cache is None else _place(cache, self.layer_idx)
         seen = 0 if kept is None else kept.seen
-        packing = _packing(attention_mask, hidden_states, seen)
+        packing: dict[str, Any] = {}
+        if self.masks or not torch.compiler.is_compiling():
+            packing = _packing(attention_mask, hidden_states, seen)
+        if packing and not self.masks:
+            raise ValueError(
+                "PrimedAttention: padded or packed sequences came with masks=False, which excludes them."
+            )
         if kept is None:
             return self.layer(hidden_states, None, **packing), None
         if "cu_seqlens" in packing:
@@ -139,6 +148,7 @@ def prime(
     window: int,
     layers: Iterable[int] | None = None,
     check: bool = True,
+    masks: bool = True,
     **options: Any,
 ) -> PreTrainedModel:
     r"""Replace attention layers of a Llama- or Qwen-style model by B'MOJO layers, in place.
@@ -160,6 +170,8 @@ def prime(
         Decoder layers to replace; all when left out.
     check : bool
         Hold each layer against the one that it replaces, on a short random sequence.
+    masks : bool
+        `False` where no sequence will be padded or packed; then the model compiles to one graph.
     options
         Those of `BMojoConfig` that the model does not tell, such as `mixer`, `state_size`, `eidetic`. Other
         than there, `short_conv` is 0 when left out.
@@ -200,7 +212,6 @@ def prime(
             f"{', '.join(PROJECTIONS)} at {sorted(found)}."
         )
     rotary = rotary_of(model)
-    spec = dict(getattr(model.config, "bmojo", None) or {})
     made: dict[int, PrimedAttention] = {}
     for index in chosen:
         attention: Any = model.get_submodule(found[index])
@@ -208,17 +219,73 @@ def prime(
         width = window if about.window is None else min(window, about.window)
         chosen_options: dict[str, Any] = {"short_conv": 0} | options | about.options() | {"window": width}
         config = BMojoConfig(**chosen_options)
-        spec[str(index)] = _told(config, about)
-        layer = _built(spec[str(index)])
+        layer = AttentionLike(config, bias=about.bias, out_bias=about.out_bias, frequencies=about.frequencies)
         _start(layer, attention, about)
         reference = attention.q_proj.weight
-        made[index] = PrimedAttention(layer.to(reference.device, reference.dtype), index)
+        made[index] = PrimedAttention(layer.to(reference.device, reference.dtype), index, masks=masks)
         made[index].train(attention.training)
         if check:
             _hold(made[index], attention, rotary)
+    return _placed(model, made, found)
+
+
+def install(model: PreTrainedModel, layers: Mapping[int, AttentionLike]) -> PreTrainedModel:
+    """Put layers that are there into a model, in place of its attention layers.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With decoder layers as `prime` takes them.
+    layers : dict of int to AttentionLike
+        By the number of the decoder layer, such as `bmojo.models.convert_layers` gives them.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        The same; `save_pretrained` writes it, `load_primed` reads it.
+
+    Raises
+    ------
+    ValueError
+        If a decoder layer is not there, or of another width.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from bmojo import BMojoConfig
+    >>> from bmojo.hf import install
+    >>> from bmojo.models import AttentionLike
+    >>> sizes = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=2)
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes))
+    >>> model = install(model, {1: AttentionLike(BMojoConfig(d_model=32, window=8))})
+    >>> model(torch.randint(50, (2, 20))).logits.shape
+    torch.Size([2, 20, 50])
+    """
+    found = _attention_layers(model)
+    for index, layer in layers.items():
+        if index not in found:
+            raise ValueError(
+                f"install: layer {index} came; {type(model).__name__} has attention layers at "
+                f"{sorted(found)}."
+            )
+        width = model.get_submodule(found[index]).get_submodule("q_proj").in_features
+        if layer.config.d_model != width:
+            raise ValueError(
+                f"install: layer {index} of width {layer.config.d_model} came; the model's is {width}."
+            )
+    return _placed(model, {index: PrimedAttention(layer, index) for index, layer in layers.items()}, found)
+
+
+def _placed(
+    model: PreTrainedModel, made: Mapping[int, PrimedAttention], found: dict[int, str]
+) -> PreTrainedModel:
+    """The model with the layers in their places, and with what its configuration says of them."""
+    told = dict(getattr(model.config, "bmojo", None) or {})
     for index, replacement in made.items():
         model.set_submodule(found[index], replacement)
-    model.config.bmojo = spec
+        told[str(index)] = _told(replacement)
+    model.config.bmojo = told
     return model
 
 
@@ -260,7 +327,7 @@ def load_primed(folder: str | os.PathLike[str], **options: Any) -> PreTrainedMod
         base.__init__(self, config, *given, **more)
         found = _attention_layers(self)
         for index, told in config.bmojo.items():
-            self.set_submodule(found[int(index)], PrimedAttention(_built(told), int(index)))
+            self.set_submodule(found[int(index)], _built(told, int(index)))
 
     shaped: Any = type(base.__name__, (base,), {"__init__": __init__, "__module__": base.__module__})
     model, info = shaped.from_pretrained(folder, config=config, output_loading_info=True, **options)
@@ -306,20 +373,25 @@ def _attention_layers(model: nn.Module) -> dict[int, str]:
     }
 
 
-def _told(config: BMojoConfig, about: Attention) -> dict[str, Any]:
+def _told(primed: PrimedAttention) -> dict[str, Any]:
     """What a configuration file says of one layer."""
-    frequencies = None if about.frequencies is None else list(about.frequencies)
+    layer = primed.layer
+    assert isinstance(layer, AttentionLike)
     return {
-        "config": config.to_dict(),
-        "bias": about.bias,
-        "out_bias": about.out_bias,
-        "frequencies": frequencies,
+        "config": layer.config.to_dict(),
+        "bias": layer.in_proj.bias is not None,
+        "out_bias": layer.out_proj.bias is not None,
+        "frequencies": None if layer.frequencies is None else list(layer.frequencies),
+        "fading_norms": layer.fading_norms,
+        "masks": primed.masks,
     }
 
 
-def _built(told: dict[str, Any]) -> AttentionLike:
-    names = ("bias", "out_bias", "frequencies")
-    return AttentionLike(BMojoConfig(**told["config"]), **{name: told[name] for name in names})
+def _built(told: dict[str, Any], index: int) -> PrimedAttention:
+    """The layer of which a configuration file says that."""
+    names = ("bias", "out_bias", "frequencies", "fading_norms")
+    layer = AttentionLike(BMojoConfig(**told["config"]), **{name: told[name] for name in names})
+    return PrimedAttention(layer, index, masks=told["masks"])
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from bmojo.models.conversion import ConversionError, convert_layer, convert_laye
 from bmojo.models.generation import Generated
 from bmojo.models.headwise import HeadwiseDeltaNet, HeadwiseKalmaNet, HeadwiseMamba2
 from bmojo.models.language_model import BMojoLM as BMojoLM  # public as `bmojo.BMojoLM`
-from bmojo.models.language_model import LMState
 from bmojo.models.sampling import Sampler
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "HeadwiseDeltaNet",
     "HeadwiseKalmaNet",
     "HeadwiseMamba2",
-    "LMState",
     "Sampler",
     "convert_layer",
     "convert_layers",

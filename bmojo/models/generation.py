@@ -32,6 +32,16 @@ class Generated:
         stop.
     state : tuple of BMojoState
         After all but the last of the new tokens: to go on, give `tokens[:, -1:]` with it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bmojo import BMojoConfig, BMojoLM
+    >>> model, prompt = BMojoLM(9, [BMojoConfig(d_model=16)]), torch.tensor([[1, 2, 3]])
+    >>> first = model.generate(prompt, 2)
+    >>> rest = model.generate(first.tokens[:, -1:], 3, state=first.state)
+    >>> bool(torch.equal(torch.cat([first.tokens, rest.tokens], 1), model.generate(prompt, 5).tokens))
+    True
     """
 
     tokens: Tensor

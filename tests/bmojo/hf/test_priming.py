@@ -21,9 +21,12 @@ from transformers import (
 
 from bmojo import BMojo, BMojoConfig
 from bmojo.fading import LTI, register_mixer
-from bmojo.hf import PrimedAttention, load_primed, prime
+from bmojo.hf import PrimedAttention, install, load_primed, prime
 from bmojo.hf.cache import CACHE
+from bmojo.models import AttentionLike, convert_layers
 from bmojo.storage import FlatStore, attach, detach
+from tests.authors import state_dict
+from tests.oracles.bmojo_f import bmojo_f
 from tests.tolerances import assert_close
 
 SIZES = {
@@ -244,8 +247,8 @@ class TestHeadwise:
         assert_close(model(tokens).logits, before)
 
 
+@pytest.mark.parametrize("options", [NOTHING, {"eidetic": 3, "state_size": 4}], ids=["plain", "memories"])
 class TestCompiled:
-    @pytest.mark.parametrize("options", [NOTHING, {"eidetic": 3, "state_size": 4}], ids=["plain", "memories"])
     def test_it_compiles(self, options):
         """In pieces: what is looked up in a mask depends on its values."""
         model, tokens = prime(model_of("qwen3"), window=4, **options).train(), prompt(1, 12)
@@ -255,6 +258,49 @@ class TestCompiled:
         assert_close(found, expected)
         found.square().mean().backward()
         assert all(p.grad is not None for p in model.parameters())
+
+    def test_without_masks_in_one_graph(self, options):
+        model, tokens = model_of("qwen3").train(), prompt(1, 12)
+        prime(model, window=4, masks=False, **options)
+        expected = model(tokens, use_cache=False).logits
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(tokens, use_cache=False).logits, expected)
+        mask = torch.ones_like(tokens)
+        mask[0, :3] = 0
+        with pytest.raises(ValueError, match="masks=False"):
+            model(tokens, attention_mask=mask)
+
+
+class TestInstalled:
+    def test_converted_layers_are_those_of_the_model(self, tmp_path):
+        weights, prefix = {}, "model.layers.1.bmojo_f"
+        for name, x in state_dict("gdn", tied=False, dtype=torch.float32, prefix=prefix).items():
+            weights[name] = x
+        layers = convert_layers(weights, window=3, rotary_base=500.0)
+        sizes = SIZES | {"hidden_size": 12}
+        model, tokens = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=6)).eval(), prompt()
+        seen = []
+        assert install(model, layers) is model
+        model.model.layers[1].self_attn.register_forward_hook(
+            lambda module, given, options, output: seen.append((options["hidden_states"], output[0])),
+            with_kwargs=True,
+        )
+        logits = model(tokens, use_cache=False).logits
+        given, output = seen[0]
+        plain = {name[len(prefix) + 1 :]: x.double().numpy() for name, x in weights.items()}
+        oracle = bmojo_f(given[0].detach().double().numpy(), plain, window=3, base=500.0)
+        assert_close(output[0], oracle, "recurrence")
+        assert generated(model, tokens).shape == (2, 8)
+        model.save_pretrained(tmp_path)
+        assert_close(load_primed(tmp_path)(tokens).logits, logits, "bitwise")
+
+    @pytest.mark.parametrize(
+        ("index", "width", "message"), [(5, 32, r"layer 5 came.*at \[0, 1\]"), (1, 16, "width 16 came")]
+    )
+    def test_what_does_not_fit(self, index, width, message):
+        layer = AttentionLike(BMojoConfig(d_model=width, window=4))
+        with pytest.raises(ValueError, match=message):
+            install(model_of("llama"), {index: layer})
 
 
 class TestPacked:
