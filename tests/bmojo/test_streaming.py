@@ -95,7 +95,7 @@ class TestOneFunction:
             assert_close(found.eidetic_index, end.eidetic_index, "bitwise")
             assert found.position == end.position == 33
 
-    @settings(max_examples=10)
+    @settings(max_examples=4)
     @given(cuts=cuts)
     def test_cuts_in_single_precision(self, cuts):
         for mixer, rule in COMBINATIONS:
