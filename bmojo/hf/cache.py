@@ -103,12 +103,10 @@ class StateLayer(CacheLayerMixin):
             self.reorder_cache(torch.arange(self.state.batch).repeat_interleave(repeats))
 
     def offload(self) -> None:
-        """To the CPU."""
-        self._apply(lambda state: state.to("cpu"))
+        """Nothing: a state is constant in size, and stays where its layer is."""
 
     def prefetch(self) -> None:
-        """Refuse: the device is the layer's."""
-        raise NotImplementedError("a B'MOJO state is constant in size; offloading it is not supported.")
+        """Nothing: it never left."""
 
     def _apply(self, function: Callable[[BMojoState], BMojoState]) -> None:
         if self.state is not None:

@@ -180,6 +180,8 @@ def _padding(mask: Tensor | None, x: Tensor, cache: BMojoCache | None) -> Tensor
             f"BMojoForCausalLM: attention_mask {tuple(mask.shape)} came with {length} tokens after {seen}; "
             "(B, T) is needed, of these tokens or of all."
         )
+    if seen and length == 1:  # a new token is none of the padding
+        return None
     mask = mask[:, -length:].to(torch.bool)
     if bool(mask.all()):
         return None

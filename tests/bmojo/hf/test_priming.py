@@ -161,6 +161,19 @@ class TestMemories:
             losses.append(loss.item())
         assert losses[-1] < 0.8 * losses[0]
 
+    def test_activations_computed_anew_give_the_same_gradients(self, family):
+        model, tokens = prime(model_of(family), window=4, eidetic=3, state_size=4).train(), prompt()
+        _speak(model)
+        found = []
+        for anew in (False, True):
+            if anew:
+                getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            model.zero_grad()
+            model(tokens, labels=tokens, use_cache=False).loss.backward()
+            found.append({name: p.grad.clone() for name, p in model.named_parameters()})
+        for name, grad in found[0].items():
+            assert_close(found[1][name], grad, what=name)
+
     def test_it_streams(self, family):
         model, tokens = prime(model_of(family), window=4, eidetic=3, state_size=4), prompt(2, 24)
         _speak(model)
