@@ -1,7 +1,7 @@
 """Storage: rows committed a second, exact search beside Faiss's, what a layer pays for it.
 
-A row is one token of 4 key heads of 64, 1 KB in float16 with its values; `--rows` of them. Searches and layers
-take one thread of arithmetic, and processor time is counted; what waits for a disk or a server is wall time.
+A row is one token of 4 key heads of 64, 1 KB in float16 with its values; `--rows` of them. Searches, layers:
+processor time, with one thread of arithmetic. What waits for a disk or a server: wall time.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows."""
-        return self.rows.nbytes
+        """Bytes in a file."""
+        return LAYOUT.size + self.rows.nbytes + 4
 
     def packed(self) -> bytes:
         """As bytes, a checksum behind."""

@@ -26,6 +26,7 @@ from bmojo.storage.writer import BackgroundWriter
 
 __all__ = ["MilvusStore"]
 
+BATCH = 1 << 22  # bytes of a segment, where appends are smaller
 EXACT = {"index_type": "FLAT", "metric_type": "IP"}
 
 
@@ -142,7 +143,11 @@ class MilvusStore:
         self._journal = Journal(Path(f"{self.uri}.journal" if journal is None else journal))
         self._sender = Sender(self._journal, self._line, batch=batch)
         self._writer: BackgroundWriter[Segment] | None = BackgroundWriter(
-            self._keep, name=f"store {self.uri}", capacity=capacity, patience=patience
+            self._keep,
+            name=f"store {self.uri}",
+            capacity=capacity,
+            patience=patience,
+            batch=min(capacity // 4, BATCH),
         )
         atexit.register(self.close)
 

@@ -12,6 +12,8 @@ from bmojo.storage.errors import StorageError, StoreAway
 
 __all__ = ["BackgroundWriter"]
 
+PAUSE = 0.02  # seconds between two attempts
+
 
 class _Sized(Protocol):
     @property
@@ -25,7 +27,7 @@ class BackgroundWriter(Generic[Job]):
     """Thread that does jobs in the order in which they came, several at a time.
 
     Jobs stay in the queue until they are done, so that an error loses none: it is raised by the next `put` or
-    `flush`, and `flush` tries again.
+    `flush`, and `flush` tries again. Where the error is `StoreAway`, the thread itself tries again.
 
     Parameters
     ----------
@@ -67,6 +69,7 @@ class BackgroundWriter(Generic[Job]):
         self._bytes = 0
         self._put = self._done = 0
         self._error: Exception | None = None
+        self._full = False  # somebody has waited for room in vain, and nothing was done since
         self._closing = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"writer of {name}", daemon=True)
@@ -86,22 +89,25 @@ class BackgroundWriter(Generic[Job]):
         StorageError
             If the writer is closed, or what went wrong in the background since the last call.
         StoreAway
-            If there was no room for `patience` seconds.
+            If there was no room for `patience` seconds; then at once, until something has been done.
         """
         limit = monotonic() + self.patience
         with self._change:
             while True:
-                self._raise()
+                if self._stuck:
+                    self._raise()
                 if self._closing:
                     raise StorageError(f"{self.name} is closed; open it again to append.")
                 if not self._queue or self._bytes + job.nbytes <= self.capacity:
                     break
-                if not self._change.wait(max(0.0, limit - monotonic())) and monotonic() >= limit:
+                if self._full or monotonic() >= limit:
+                    self._full = True
                     raise StoreAway(
                         f"{self.name}: {self._bytes} bytes still wait to be written after "
                         f"{self.patience:g} s, and capacity={self.capacity} has no room for {job.nbytes} "
                         "more; append less, or allow more."
                     )
+                self._change.wait(max(0.0, limit - monotonic()))
             self._queue.append(job)
             self._bytes += job.nbytes
             self._put += 1
@@ -143,6 +149,11 @@ class BackgroundWriter(Generic[Job]):
         self._thread.join()
         self._raise()
 
+    @property
+    def _stuck(self) -> bool:
+        """Whether an error waits for somebody to do something about it."""
+        return self._error is not None and not isinstance(self._error, StoreAway)
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
@@ -150,8 +161,8 @@ class BackgroundWriter(Generic[Job]):
     def _run(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._closing or (self._queue and self._error is None))
-                if not self._queue or self._error is not None:
+                self._change.wait_for(lambda: self._closing or (self._queue and not self._stuck))
+                if not self._queue or self._stuck:
                     return
                 jobs, size = [], 0
                 for job in self._queue:
@@ -165,8 +176,12 @@ class BackgroundWriter(Generic[Job]):
                 with self._change:
                     self._error = error
                     self._change.notify_all()
+                    if self._closing:
+                        return
+                    self._change.wait(PAUSE)
                 continue
             with self._change:
+                self._error, self._full = None, False
                 for _ in jobs:
                     self._queue.popleft()
                 self._bytes -= size

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from bmojo import BMojo, BMojoConfig, BMojoLM
-from bmojo.storage import FlatStore, StorageError, StorageWarning, StoreAway, attach, detach
+from bmojo.storage import (
+    FlatStore,
+    MilvusStore,
+    StorageError,
+    StorageWarning,
+    StoreAway,
+    Stream,
+    attach,
+    detach,
+)
+from tests.bmojo.storage.fake_milvus import FakeMilvus
 from tests.layers import configs, in_pieces, perturbed, stepped, tokens
 from tests.tolerances import assert_close
 
@@ -219,6 +229,41 @@ def test_a_layer_goes_on_without_its_store_and_says_so_once(store, monkeypatch):
     assert_close(found, expected, "bitwise")
     assert_close(again, expected, "recurrence")
     assert memory.lost > 0
+
+
+def test_a_layer_catches_up_with_a_store_that_was_away(store, tmp_path):
+    """Rows wait in the journal meanwhile: none is lost, and the answers are those of an undisturbed store."""
+    pytest.importorskip("pymilvus")
+    layer, u, away = plain(), tokens(2, 80), [False]
+    attach(layer, store, read=2)
+    expected, _ = in_pieces(layer, u, layer.init_state(2), [20, 40, 60])
+    detach(layer)
+    client = FakeMilvus(lambda: "before" if away[0] else None)
+    journal = tmp_path / "journal"
+    options = {"half": True, "retry": 1e-4, "longest_retry": 1e-3, "patience": 10.0}
+    with MilvusStore("http://fake", journal=journal, client=client, **options) as milvus:
+        (memory,) = attach(layer, milvus, read=2)
+        state, outputs = layer.init_state(2), []
+        for start in range(0, 80, 20):
+            away[0] = start == 40
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                output, state = layer(u[:, start : start + 20], state)
+            memory.flush()
+            away[0] = False
+            milvus.drain(10.0)
+            outputs.append(output)
+            assert ("without retrieval" in " ".join(str(each.message) for each in said)) == (start == 40)
+        detach(layer)
+        assert memory.lost == 0
+        for entry in range(2):
+            (piece,) = store._view(Stream(0, entry), None)
+            assert milvus.rows(Stream(0, entry)) == len(piece)
+            found = milvus.search(Stream(0, entry), torch.zeros(1, 2, 4), len(piece))
+            places = found.positions[0, 0][found.ordinals[0, 0].argsort()]
+            assert places.tolist() == piece.positions.tolist()
+    # While it was away a piece read less. What stands in state and store afterwards is the same.
+    assert not torch.allclose(outputs[2], expected[:, 40:60], atol=1e-3)
 
 
 def test_copies_have_no_store_and_models_number_their_layers(store):
