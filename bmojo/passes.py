@@ -151,11 +151,12 @@ def _continued(
     window, start, piece = layer.config.window, state.position, (heads.keys, heads.values)
     recent = state.window.ordered(start)
     updates: dict[str, Any] = {"window": state.window.renewed(recent, piece, start)}
-    met: dict[str, Any] = {"start": start, "window": _joined(recent, piece)}
+    # At the beginning there is nothing in front, and nothing is put together for the queries.
+    met: dict[str, Any] = {"start": start, "window": _joined(recent, piece)} if start else {}
     if memories.fading is not None:
         faded = state.fading.ordered(start)
         updates["fading"] = state.fading.renewed(faded, memories.fading, start)
-        met["fading"] = _joined(faded, memories.fading)
+        met |= {"fading": _joined(faded, memories.fading)} if start else {}
     if worth is not None:
         past = torch.arange(start - window, start, device=heads.keys.device)
         kept = layer.kept_keys(recent[0], layer.angles(past, recent[0].dtype)), recent[1]
@@ -172,7 +173,7 @@ def _continued(
         updates |= _kept_on(layer, pool, gate, priority, state)
         if start:
             met |= _sets(layer, priority, state) | {"eidetic": pool, "gate": gate}
-    return (replace(memories, **met) if start else memories), updates
+    return replace(memories, **met), updates
 
 
 def _asked(
