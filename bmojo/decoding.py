@@ -155,7 +155,7 @@ def _advance(layer: BMojo, worth: Judged, state: BMojoState) -> tuple[dict[str, 
     if start >= window:
         leaving = _own(state, start - window, index.device)
         key, value = state.window.held(start)
-        key = layer.kept_keys(key, layer.angles(leaving, key.dtype))
+        key = layer.kept_keys(key, leaving)
         worth_then = held(state.window_priority, start).squeeze(1)
         rows, index, priority = advanced(index, priority, start - window, worth_then)
         ring = KeyValueRing(
@@ -184,7 +184,7 @@ def _asked_by_one(
     if starts_chunk(start, 1, layer.steps["chunk"]):
         keys, values = state.window.ordered(start)
         past = torch.arange(start - layer.config.window, start, device=keys.device)
-        kept = layer.kept_keys(keys, layer.angles(past, keys.dtype))
+        kept = layer.kept_keys(keys, past)
         gate = None
         if worth.log_gate is not None:
             gate = torch.cat([state.eidetic_gate, ordered(state.window_gate, start), worth.log_gate], dim=1)

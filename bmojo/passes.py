@@ -159,7 +159,7 @@ def _continued(
         met |= {"fading": _joined(faded, memories.fading)} if start else {}
     if worth is not None:
         past = torch.arange(start - window, start, device=heads.keys.device)
-        kept = layer.kept_keys(recent[0], layer.angles(past, recent[0].dtype)), recent[1]
+        kept = layer.kept_keys(recent[0], past), recent[1]
         places = state.eidetic.keys, state.eidetic.values
         pool = _joined(places, kept, memories.eidetic or piece)
         gate = None

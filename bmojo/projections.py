@@ -143,10 +143,11 @@ class Projections(nn.Module):
         """Keys of tokens as they are read once they are kept."""
         return heads.keys if self.plainly_kept else self._as_kept(heads.plain_keys, angles)
 
-    def kept_keys(self, keys: Tensor, angles: Angles) -> Tensor:
+    def kept_keys(self, keys: Tensor, position: Tensor) -> Tensor:
         """Keys of the window (B, T, G, d), turned where they stand, as they are read once they are kept."""
         if self.plainly_kept:
             return keys
+        angles = self.angles(position, keys.dtype)
         plain = keys if angles.own is None else turn(keys, angles.own, back=True)
         return self._as_kept(plain, angles)
 
