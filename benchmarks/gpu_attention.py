@@ -62,6 +62,8 @@ def flex(T: int, window: int, device: Device, member: Tensor | None, chunk: int,
             return seen
         return torch.where(kind == 2, member[b, i // chunk, at] & (age >= window), seen)
 
+    # Masks of several kinds are compiled one after the other.
+    torch._dynamo.config.recompile_limit = 64
     count = 1 if parts in ("window", "fading") else 2 if member is None else 3
     batch = None if member is None else member.shape[0]
     blocks = create_block_mask(mask, batch, None, T, count * T, device=device.name, _compile=not device.dry)
@@ -79,7 +81,7 @@ def flex(T: int, window: int, device: Device, member: Tensor | None, chunk: int,
 
 
 def attention(device: Device, width: int, part: str) -> Iterator[Row]:
-    """Rows of one head width, with the set or without."""
+    """Rows of one head width: beside SDPA of all keys, or against others with the set or without."""
     x = problem(device, width)
     q, k, v, kf, vf = x.values()
     (B, T), window = q.shape[:2], device.size(1024, 6)
@@ -89,10 +91,18 @@ def attention(device: Device, width: int, part: str) -> Iterator[Row]:
         return
     chunk, places = device.size(256, 4), device.size(256, 3)
     index = eidetic_index(T, window, chunk, places, B, device)
-    yield from with_set(device, case, (q, k, v, kf, vf), index, window, chunk)
-    both = device.milliseconds(Bench(lambda *a: ours(*a, index, window, chunk), (q, k, v, kf, vf)).both)
-    taken = device.milliseconds(Bench(full, (q, k, v)).both)
-    yield Row(f"{case}, set of {places}, forward and backward", both, "ms", "SDPA, all keys", taken)
+    if part == "set":
+        yield from with_set(device, case, (q, k, v, kf, vf), index, window, chunk)
+        return
+    benches = {
+        "fading": Bench(lambda *a: ours(*a, None, window, window), (q, k, v, kf, vf)),
+        f"fading and set of {places}": Bench(lambda *a: ours(*a, index, window, chunk), (q, k, v, kf, vf)),
+    }
+    for what, name in (("forward", "forward"), ("both", "forward and backward")):
+        taken = device.milliseconds(getattr(Bench(full, (q, k, v)), what))
+        for kind, mine in benches.items():
+            time = device.milliseconds(getattr(mine, what))
+            yield Row(f"{case}, {kind}, {name}", time, "ms", "SDPA, all keys", taken)
 
 
 def full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -142,5 +152,5 @@ def with_set(
 CASES = {
     f"memory_attention {width} {part}": partial(attention, width=width, part=part)
     for width in (64, 128)
-    for part in ("set", "fading")
+    for part in ("alone", "fading", "set")
 }

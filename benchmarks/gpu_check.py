@@ -29,13 +29,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/h200.json"
-MODULES = ("gpu_attention", "gpu_layer", "gpu_scans")
+MODULES = ("gpu_scans", "gpu_attention", "gpu_layer")
 PARITY = "tests/kernels/triton/parity.py"
 LIMIT = 450  # seconds: the whole is to end within eight minutes
-CASE_LIMIT = 60
+CASE_LIMIT = 40
 # What takes a compiler long, or is the least of it, comes last.
-LAST = ("layer training compiled", "memory_attention 128 fading", "linear_scan peer", "gated_delta_scan peer",
-        "ssd_scan peer")  # fmt: skip
+LAST = (
+    "layer training compiled",
+    "linear_scan peer",
+    *(f"memory_attention {width} {part}" for part in ("fading", "set") for width in (64, 128)),
+    "gated_delta_scan peer",
+    "ssd_scan peer",
+)
 Cases = Callable[[], dict[str, Any]]
 CHILDREN = multiprocessing.get_context("fork")
 

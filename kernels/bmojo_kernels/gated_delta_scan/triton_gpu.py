@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bmojo_kernels.gated_delta_scan.torch_op import gpu_chunk, kept_dtype
+from bmojo_kernels.gated_delta_scan.torch_op import GPU_CHUNK, kept_dtype
 from bmojo_kernels.triton_support import (
     Chunks,
     architecture,
@@ -387,7 +387,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator `bmojo::gated_delta_scan` on a GPU."""
     _check(q)
-    chunks = chunked(q, cu_seqlens, gpu_chunk(q))
+    chunks = chunked(q, cu_seqlens, GPU_CHUNK)
     q, k, v, log_decay, beta, h0 = (x.contiguous() for x in (q, k, v, log_decay, beta, h0))
     (heads, K), V = q.shape[2:], v.shape[3]
     # What only goes into products is kept in their format.
@@ -419,7 +419,7 @@ def backward(
     cu_seqlens: Tensor | None, scale: float, do: Tensor, derrors: Tensor, dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator `bmojo::gated_delta_scan_backward` on a GPU."""
-    chunks = chunked(q, cu_seqlens, gpu_chunk(q))
+    chunks = chunked(q, cu_seqlens, GPU_CHUNK)
     q, k, log_decay, beta, do, derrors, dlast = (
         x.contiguous() for x in (q, k, log_decay, beta, do, derrors, dlast)
     )

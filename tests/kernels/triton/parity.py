@@ -59,7 +59,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(interpreter.ScanOps, "generic_scan", scan)
     monkeypatch.setattr(kernels("linear_scan"), "SHORTEST", 16)
     monkeypatch.setattr(kernels("selective_scan"), "GPU_STRIDE", 16)
-    monkeypatch.setattr(kernels("gated_delta_scan"), "gpu_chunk", lambda q: 16)
+    monkeypatch.setattr(kernels("gated_delta_scan"), "GPU_CHUNK", 16)
     monkeypatch.setattr(kernels("gated_kalman_scan"), "STRIDE", 16)
     monkeypatch.setattr(kernels("innovation_topk"), "ITEMS", 16)
     monkeypatch.setattr(kernels("causal_conv1d"), "LENGTH", 16)
@@ -308,7 +308,7 @@ def test_gated_delta_scan_in_bfloat16_packed_and_wide():
 
 
 def test_gated_delta_scan_in_one_system_of_many_blocks(monkeypatch):
-    monkeypatch.setattr(kernels("gated_delta_scan"), "gpu_chunk", lambda q: 64)
+    monkeypatch.setattr(kernels("gated_delta_scan"), "GPU_CHUNK", 64)
     delta_case(1, 70, 1, 5, 7, torch.float32)
 
 
