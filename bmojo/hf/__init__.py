@@ -14,7 +14,9 @@ except ModuleNotFoundError as error:
 from bmojo.hf.cache import BMojoCache, StateLayer
 from bmojo.hf.causal_lm import BMojoForCausalLM
 from bmojo.hf.configuration import BMojoModelConfig
-from bmojo.hf.priming import PrimedAttention, install, load_primed, prime
+from bmojo.hf.placing import install, load_primed
+from bmojo.hf.primed import PrimedAttention
+from bmojo.hf.priming import prime
 
 __all__ = [
     "BMojoCache",

@@ -13,7 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from bmojo.hf.cache import CACHE, BMojoCache, StateLayer
 from bmojo.hf.configuration import BMojoModelConfig
-from bmojo.hf.priming import restore_buffers
+from bmojo.hf.placing import restore_buffers
 from bmojo.models.language_model import BMojoLM
 
 __all__ = ["BMojoForCausalLM"]

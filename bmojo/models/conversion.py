@@ -180,37 +180,26 @@ def convert_layer(
     model.layers.3.bmojo_f: one of mamba, gdn, gka is needed, none came; mis
     """
     own = {n[len(prefix) + 1 :]: x for n, x in tensors.items() if n.startswith(f"{prefix}.")}
-    kinds = [kind for kind in MIXERS if any(name.startswith(f"{kind}.") for name in own)]
-    known = [name for name in ("bmojo_attn.q_proj.weight", "bmojo_attn.k_proj.weight") if name not in own]
-    if len(kinds) != 1 or known or f"{kinds[0]}.A_log" not in own:
-        lacking = [*known, *(f"{kind}.A_log" for kind in kinds[:1] if f"{kind}.A_log" not in own)]
-        raise ConversionError(
-            f"{prefix}: one of {', '.join(MIXERS)} is needed, {' and '.join(kinds) or 'none'} came"
-            + (f"; missing {', '.join(lacking)}." if lacking else ".")
-        )
-    source, kind = _Source(own), kinds[0]
-    sizes = _sizes(own, kind, prefix)
+    kind = _kind(own, prefix)
+    source, sizes = _Source(own), _sizes(own, kind, prefix)
     normed = source.has("bmojo_attn.q_norm.weight")
     tied = not source.has("bmojo_attn.q_proj_.weight")
-    mixer = MIXERS[kind]
-    if kind == "mamba" and source.has("mamba.B_norm.weight"):
-        mixer = "headwise_mamba2_normed"
-    authors = {"eidetic": 0, "short_conv": 0, "fading_readout": "none"}
-    config = BMojoConfig(
-        d_model=sizes.width,
-        heads=sizes.heads,
-        kv_heads=sizes.groups,
-        head_dim=sizes.head_dim,
-        state_size=sizes.head_dim,
-        window=window,
-        mixer=mixer,
-        qk_norm=normed,
-        rotary_base=rotary_base,
-        tie_projections=tied,
-        **(authors | options),
-    )
+    told: dict[str, Any] = {
+        "d_model": sizes.width,
+        "heads": sizes.heads,
+        "kv_heads": sizes.groups,
+        "head_dim": sizes.head_dim,
+        "state_size": sizes.head_dim,
+        "mixer": MIXERS[kind] + ("_normed" if source.has("mamba.B_norm.weight") else ""),
+        "qk_norm": normed,
+        "tie_projections": tied,
+    }
+    refused = sorted(set(options) & set(told))
+    if refused:
+        raise ConversionError(f"{prefix}: {', '.join(refused)} came, which the weights tell; leave them out.")
+    chosen = {"eidetic": 0, "short_conv": 0, "fading_readout": "none"} | options | told
     layer = AttentionLike(
-        config,
+        BMojoConfig(window=window, rotary_base=rotary_base, **chosen),
         bias=source.has("bmojo_attn.q_proj.bias"),
         out_bias=source.has("bmojo_attn.o_proj.bias"),
         frequencies=frequencies,
@@ -226,6 +215,19 @@ def convert_layer(
         for name, x in found.items():
             parameters[name].copy_(x)
     return layer
+
+
+def _kind(own: dict[str, Tensor], prefix: str) -> str:
+    """Which mixer the layer has, once what tells its sizes is there."""
+    kinds = [kind for kind in MIXERS if any(name.startswith(f"{kind}.") for name in own)]
+    known = [name for name in ("bmojo_attn.q_proj.weight", "bmojo_attn.k_proj.weight") if name not in own]
+    if len(kinds) != 1 or known or f"{kinds[0]}.A_log" not in own:
+        lacking = [*known, *(f"{kind}.A_log" for kind in kinds[:1] if f"{kind}.A_log" not in own)]
+        raise ConversionError(
+            f"{prefix}: one of {', '.join(MIXERS)} is needed, {' and '.join(kinds) or 'none'} came"
+            + (f"; missing {', '.join(lacking)}." if lacking else ".")
+        )
+    return kinds[0]
 
 
 def _sizes(own: dict[str, Tensor], kind: str, prefix: str) -> _Sizes:

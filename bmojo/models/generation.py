@@ -73,17 +73,7 @@ def generated(
     state : tuple of BMojoState, optional
     mask : Tensor of bool, shape (B, T), optional
     """
-    if count < 1:
-        raise ValueError(f"generate: count={count} came; at least 1 token is to be generated.")
-    if sampler.greedy and seed is not None:
-        raise ValueError(
-            f"generate: seed={seed} came with temperature=0, where nothing is drawn; leave it out."
-        )
-    if mask is not None and not bool(mask[:, -1].all()):
-        raise ValueError(
-            "generate: a mask came that hides the last token of a sequence, from which it goes on; put the "
-            "padding in front."
-        )
+    _check(count, sampler, seed, mask)
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     state = model.init_state(len(tokens)) if state is None else state
     hidden, state = model.hidden(tokens, state, mask=mask)
@@ -104,3 +94,17 @@ def generated(
         if stop is not None and bool(done.all()):
             break
     return Generated(torch.stack(chosen, dim=1), torch.stack(told, dim=1), state)
+
+
+def _check(count: int, sampler: Sampler, seed: int | None, mask: Tensor | None) -> None:
+    if count < 1:
+        raise ValueError(f"generate: count={count} came; at least 1 token is to be generated.")
+    if sampler.greedy and seed is not None:
+        raise ValueError(
+            f"generate: seed={seed} came with temperature=0, where nothing is drawn; leave it out."
+        )
+    if mask is not None and not bool(mask[:, -1].all()):
+        raise ValueError(
+            "generate: a mask came that hides the last token of a sequence, from which it goes on; put the "
+            "padding in front."
+        )

@@ -117,6 +117,11 @@ def test_what_does_not_fit_is_listed(change, message):
         convert_layer(faulty(change), PREFIX, **BASE)
 
 
+def test_what_the_weights_tell_is_not_to_be_said():
+    with pytest.raises(ConversionError, match="heads, mixer came, which the weights tell"):
+        convert_layer(state_dict("gdn"), PREFIX, **BASE, mixer="mamba2", heads=2)
+
+
 def test_all_faults_are_told_at_once():
     weights = state_dict("gka")
     del weights[f"{PREFIX}.gka.a_proj.weight"], weights[f"{PREFIX}.bmojo_attn.k_norm.weight"]
