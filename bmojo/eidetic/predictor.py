@@ -63,14 +63,16 @@ class InnovationScore(nn.Module):
 
         A `weight` of the same shape says that the variance at a token is `r_i / weight`.
         """
-        error = error.to(state_dtype(error.dtype))
-        log_variance = self.log_variance.to(error.dtype)
-        squared = error.square() * torch.exp(-log_variance)
-        if weight is None:
-            return squared.detach().sum(-1), 0.5 * (squared.mean() + log_variance.mean())
-        squared = squared * weight
-        length = squared.mean() + log_variance.mean() - torch.log(weight).mean()
-        return squared.detach().sum(-1), 0.5 * length
+        log_variance = self.log_variance.to(state_dtype(error.dtype))
+        whitened = error * torch.exp(-0.5 * log_variance)
+        if weight is not None:
+            whitened = whitened * weight.sqrt()
+        # A norm reads its input once and keeps nothing of that size for the gradient but the input.
+        scores = torch.linalg.vector_norm(whitened, dim=-1).square()
+        length = scores.mean() / len(log_variance) + log_variance.mean()
+        if weight is not None:
+            length = length - torch.log(weight).mean()
+        return scores.detach(), 0.5 * length
 
 
 class ConvPredictor(nn.Module):
@@ -113,15 +115,16 @@ class ConvPredictor(nn.Module):
         self, u: Tensor, state: PredictorState | None = None, *, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, PredictorState]:
         """Innovations (B, T, D) of tokens `u` (B, T, D), and the last tokens."""
-        weight, bias = F.pad(self.weight, (0, 1)).to(u.dtype), self.bias.to(u.dtype)
+        # What is left of a token is a convolution too: one for itself, and the predictor's taps taken off.
+        weight, bias = F.pad(-self.weight, (0, 1), value=1.0).to(u.dtype), -self.bias.to(u.dtype)
         past = None if state is None else state[0].to(u.dtype)
         if past is not None and u.shape[1] == 1:
-            predicted, tail = bk.causal_conv1d_step(u[:, 0], weight, bias, state=past)
-            return u - predicted.unsqueeze(1), (tail,)
-        predicted, tail = bk.causal_conv1d(
+            error, tail = bk.causal_conv1d_step(u[:, 0], weight, bias, state=past)
+            return error.unsqueeze(1), (tail,)
+        error, tail = bk.causal_conv1d(
             u, weight, bias, initial_state=past, cu_seqlens=cu_seqlens, backend=backend_of(u)
         )
-        return u - predicted, (tail,)
+        return error, (tail,)
 
     def forward(
         self, seen: Evidence, state: PredictorState | None = None, *, cu_seqlens: Tensor | None = None
