@@ -116,6 +116,7 @@ class Reading:
         found = None if part.question is None else part.question.result()
         if found is None:
             return out, torch.zeros_like(lse)
+        found = found.to(out.device)
         if part.streams is not None:
             others = (part.streams != self.place[:, 0]).view(-1, 1, 1, 1)
             found = replace(found, bias=found.bias.masked_fill(others, -torch.inf))

@@ -31,6 +31,10 @@ class Retrieved:
     values: Tensor
     bias: Tensor
 
+    def to(self, device: torch.device) -> Retrieved:
+        """On a device, by the thread and stream that go on to use it."""
+        return Retrieved(self.keys.to(device), self.values.to(device), self.bias.to(device))
+
 
 def joint_softmax(
     out: Tensor, lse: Tensor, queries: Tensor, retrieved: Retrieved, *, scale: float
@@ -117,12 +121,12 @@ def best_of_all(found: Found) -> Found:
 def assembled(
     found: list[list[Any]], heads: int, count: int, newest: Tensor, like: Tensor
 ) -> Retrieved | None:
-    """Answers for runs of queries as one for all of them, on the device of the queries."""
+    """Answers for runs of queries as one for all of them, on the CPU."""
     answers = [answer for runs in found for _, answer in runs if answer is not None]
     if not answers:
         return None
     kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-    # To a device they go as they are stored, and are widened there; on the CPU one copy does both.
+    # To a device they will go as they are stored, and be widened there; on the CPU one copy does both.
     laid = kind if like.device.type == "cpu" else torch.float16
     widths = answers[0].keys.shape[-1], answers[0].values.shape[-1]
     shape = (*newest.shape, heads, count)
@@ -139,5 +143,4 @@ def assembled(
                 seen = (answer.ordinals >= 0) & (answer.positions <= newest[part].view(-1, 1, 1))
                 bias[part].masked_fill_(seen, 0.0)
             begin += length
-    moved = [x.to(like.device).to(kind) for x in (keys, values, bias)]
-    return Retrieved(moved[0], moved[1], moved[2])
+    return Retrieved(keys, values, bias)

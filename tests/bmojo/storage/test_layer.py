@@ -23,6 +23,8 @@ from bmojo.storage import (
     attach,
     detach,
 )
+from bmojo.tasks import GapRecall
+from bmojo.training.loop import Stage, recall_accuracy, train_recall
 from tests.bmojo.storage.fake_milvus import FakeMilvus
 from tests.layers import configs, in_pieces, perturbed, stepped, tokens
 from tests.tolerances import assert_close
@@ -348,3 +350,21 @@ def test_it_recalls_far_more_pairs_than_all_other_memories_hold(store, piece):
         attach(layer, store, read=4)
         assert accuracy() > 0.99
     detach(layer)
+
+
+@pytest.mark.slow
+def test_what_was_trained_on_few_pairs_recalls_many(store):
+    """Trained on 8 pairs with 16 places: of 100 pairs a fifth without storage, all of them with it."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 64, "heads": 2, "window": 8, "state_size": 16, "eidetic": 16}
+    model = BMojoLM(256, [BMojoConfig(**sizes, eidetic_position="edge")] * 2)
+    few, some, many = (
+        GapRecall(pairs=pairs, gap=gap, queries=queries, vocabulary=256)
+        for pairs, gap, queries in ((4, 12, 8), (8, 24, 16), (100, 50, 32))
+    )
+    train_recall(model, [Stage(few, 200), Stage(some, 400)], seed=0)
+    assert recall_accuracy(model, some, sequences=16) > 0.95
+    assert recall_accuracy(model, many, sequences=16) < 0.5
+    attach(model, store, read=4)
+    assert recall_accuracy(model, many, sequences=16) > 0.95
+    detach(model)
