@@ -27,9 +27,12 @@ def turn(x: Tensor, angles: Table, *, back: bool = False) -> Tensor:
     """Heads (..., H, d) turned by the angles of a table, or turned back; in the dtype of `x`."""
     cosine, sine = (part.to(x.dtype) for part in angles)
     first, second = x.chunk(2, dim=-1)
-    if back:
-        sine = -sine
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    sign = -1 if back else 1
+    turned = (
+        torch.addcmul(first * cosine, second, sine, value=-sign),
+        torch.addcmul(second * cosine, first, sine, value=sign),
+    )
+    return torch.cat(turned, dim=-1)
 
 
 def rotate(x: Tensor, position: Tensor, *, base: float = 10_000.0) -> Tensor:
