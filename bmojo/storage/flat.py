@@ -146,8 +146,7 @@ class FlatStore:
             If more rows wait than `capacity` allows, for longer than `patience`.
         """
         stream = Stream(*stream)
-        if self._writer is None:
-            raise StorageError(f'{self.folder} was opened to read; open it with mode="a" to append.')
+        self._check_open()
         rows = checked_rows(stream, keys, values, positions)
         with self._appending:
             end, shape = self.rows(stream), self.shape(stream)
@@ -273,8 +272,7 @@ class FlatStore:
     def truncate(self, stream: Stream, count: int) -> None:
         """Commit what was appended, then forget the rows of a stream from the ordinal `count` on."""
         stream = Stream(*stream)
-        if self._writer is None:
-            raise StorageError(f'{self.folder} was opened to read; open it with mode="a" to truncate.')
+        self._check_open()
         self.flush()
         if stream in self._files:
             self._files[stream].truncate(count)
@@ -302,6 +300,11 @@ class FlatStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._writer is None:
+            what = "was opened to read" if self.mode == "r" else "is closed"
+            raise StorageError(f'{self.folder} {what}; open it with mode="a" to change it.')
 
     def _news(self, stream: Stream, rows: Rows, end: int) -> Rows:
         """Those of the rows that are not there already."""

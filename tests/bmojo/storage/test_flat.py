@@ -310,7 +310,7 @@ def test_one_writer_at_a_time_and_none_after_closing(tmp_path, rows):
         reader.truncate(HERE, 0)
     store.close()
     store.close()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="is closed"):
         store.append(HERE, *rows(0, 1))
     FlatStore(tmp_path / "store").close()
 

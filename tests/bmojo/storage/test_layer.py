@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from bmojo import BMojo, BMojoConfig, BMojoLM
 from bmojo.storage import (
@@ -127,6 +128,43 @@ def test_gradients_stop_at_the_store(store):
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert u.grad is not None
     assert u.grad.isfinite().all()
+
+
+def test_a_pass_that_is_computed_once_more_finds_the_same(store):
+    """Activations that are not kept: the backward pass runs the layer again, and appends again."""
+    layer, u = plain().train(), tokens(2, 60)
+    attach(layer, store, read=2)
+    gradients = []
+    for again in (False, True):
+        layer.zero_grad()
+        output = checkpoint(layer, u, use_reentrant=False) if again else layer(u)
+        output.square().sum().backward()
+        gradients.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    detach(layer)
+    for found, expected in zip(*gradients, strict=True):
+        assert_close(found, expected, "recurrence")
+
+
+def test_under_autocast_the_store_is_read_too(store):
+    layer, u = plain().float(), tokens(2, 60).float()
+    attach(layer, store, read=40)
+    expected = layer(u)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = layer(u)
+        steps, _ = stepped(layer, u, layer.init_state(2))
+    detach(layer)
+    assert_close(narrow, expected, "recurrence", dtype=torch.bfloat16)
+    assert_close(steps, expected, "recurrence", dtype=torch.bfloat16)
+
+
+def test_packed_and_padded_batches_are_refused(store):
+    layer, u = plain(), tokens(2, 10)
+    attach(layer, store)
+    with pytest.raises(ValueError, match="packed sequences or a mask came to a layer with storage"):
+        layer(u, mask=torch.ones(2, 10, dtype=torch.bool))
+    with pytest.raises(ValueError, match="detach the storage"):
+        layer(u[:1], cu_seqlens=torch.tensor([0, 4, 10]))
+    detach(layer)
 
 
 class TestAhead:
