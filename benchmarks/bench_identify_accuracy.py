@@ -5,7 +5,8 @@ half's mean is removed from both by the model's operating point; the simulation'
 on the record that is evaluated. Peers run here, in the same run, by the same protocol (`_peers.py`): of
 every method the order from 1 to 20 that is best on the validation half, for each fit apart. What they lose
 (errors, aborted processes, fits that are not there in time) and their unstable models are counted. Where an
-earlier survey of more of their methods and settings had a better fit, that stands as the best peer's.
+earlier survey of more of their methods and settings had a better fit, that stands as the best peer's. Times
+of the call are the processor's.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def own() -> tuple[dict[str, dict[str, float]], list[Row]]:
     found, rows = {}, []
     for name in SURVEYED:
         train, validation = halves(name)
-        start = time.perf_counter()
+        start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = rz.identify(train)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         found[name] = fits(fit.model, validation)
         rows.append(Row(f"{name}, order", float(fit.order), "states"))
         rows.append(Row(f"{name}, time of the call", seconds, "s"))
