@@ -61,6 +61,16 @@ def detach(model: nn.Module) -> None:
     Parameters
     ----------
     model : torch.nn.Module
+        One without stores is left as it is.
+
+    Examples
+    --------
+    >>> from bmojo import BMojo, BMojoConfig
+    >>> from bmojo.storage import detach
+    >>> layer = BMojo(BMojoConfig(d_model=16, heads=2, window=4, eidetic=4, state_size=4))
+    >>> detach(layer)
+    >>> layer.storage is None
+    True
     """
     for layer in _layers(model):
         memory, layer.storage = layer.storage, None
