@@ -311,6 +311,13 @@ class BMojo(Projections):
                     f"BMojo: cu_seqlens {tuple(cu_seqlens.shape)} came with tokens {tuple(u.shape)}; packed "
                     "sequences lie in a batch of 1, edges are (S + 1,)."
                 )
+            if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+                edges = cu_seqlens.tolist()  # on a GPU looking would stall it; there the kernels look
+                if edges[0] != 0 or edges[-1] != u.shape[1] or edges != sorted(edges):
+                    raise ValueError(
+                        f"BMojo: cu_seqlens {edges} came for {u.shape[1]} tokens; edges begin at 0, end at "
+                        f"{u.shape[1]} and never fall."
+                    )
             if self.mixer is not None and "cu_seqlens" not in signature(self.mixer.forward).parameters:
                 raise ValueError(
                     f"BMojo: packed sequences or a mask came, and mixer={self.config.mixer!r} takes no "

@@ -173,6 +173,11 @@ class TestWhatIsRefused:
         with pytest.raises(ValueError, match="a batch of 1"):
             perturbed(self.config)(tokens(2, 6), cu_seqlens=torch.tensor([0, 6]))
 
+    @pytest.mark.parametrize("wrong", [[0, 5], [1, 6], [0, 4, 3, 6], [0, 7]])
+    def test_edges_that_are_none(self, wrong):
+        with pytest.raises(ValueError, match="begin at 0, end at 6 and never fall"):
+            perturbed(self.config)(tokens(1, 6), cu_seqlens=torch.tensor(wrong))
+
     def test_a_mixer_without_packing(self):
         register_mixer("unpacked", Unpacked)
         layer = BMojo(BMojoConfig(d_model=8, heads=2, window=3, eidetic=3, mixer="unpacked")).double()
