@@ -62,7 +62,9 @@ class Memories:
     cu_seqlens: Tensor | None = None
 
     def read(self, *, window: int, chunk: int) -> Tensor:
-        """What the queries read, (B, T, H, d), by the kernel."""
+        """What the queries read, (B, T, H, d), by the kernel; where it has none, by the definition."""
+        if backend_of(self.queries) == "naive" and self.cu_seqlens is None and self.stored is None:
+            return self.read_by_segment(window=window, chunk=chunk)[0]
         return self._read(window, chunk)[0]
 
     def _read(self, window: int, chunk: int) -> tuple[Tensor, Tensor | None]:

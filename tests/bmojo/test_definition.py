@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,6 +53,21 @@ def test_every_mixer_predictor_and_rule(mixer, predictor, rule):
         "rule": rule, "false_alarm": 0.5, "predictor": predictor, "rotary": True,
     }  # fmt: skip
     check(BMojoConfig(**effective(options)), length=26, seed=1)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_where_there_is_no_kernel_the_definitions_run(mixer, packed, monkeypatch):
+    """As for float64 on a GPU."""
+    state = {} if mixer == "none" else {"state_size": 3}
+    layer = perturbed(BMojoConfig(d_model=8, heads=2, window=4, chunk=3, eidetic=3, mixer=mixer, **state))
+    u, options = tokens(1, 14), {"cu_seqlens": torch.tensor([0, 5, 14])} if packed else {}
+    with torch.no_grad():
+        compiled = layer(u, **options)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("bmojo.") and hasattr(module, "backend_of"):
+                monkeypatch.setattr(module, "backend_of", lambda x: "naive")
+        assert_close(layer(u, **options), compiled)
 
 
 @given(config=configs(eidetic=2), budget=st.integers(1, 12), seed=seeds)
