@@ -192,11 +192,13 @@ class InnovationsModel(StateSpace):
         if horizon < 1:
             raise RealizationError(f"predict: horizon={horizon} came; it must be at least 1.")
         data = self._record(data, missing=True, experiments=True)
-        if not data.observed.all():
+        absent = ~data.observed
+        if absent.any():
             raise DataError(
-                f"predict: {int((~data.observed).sum())} outputs are missing, over which the gain is not the "
-                "model's. `outputs` of kalman_filter(model, data, x0=model.estimate_x0(data), steady=True) "
-                "are the one-step predictions of such a record, kalman_smoother fills it."
+                f"predict: {int(absent.sum())} outputs of this record are missing, the first at row "
+                f"{int(np.argwhere(absent)[0, 0])}, and over a gap the gain is not the model's. "
+                "`outputs` of kalman_filter(model, data, x0=model.estimate_x0(data), steady=True) are the "
+                "one-step predictions of such a record, kalman_smoother fills it."
             )
         firsts = (
             np.atleast_2d(self.estimate_x0(data, focus="prediction"))

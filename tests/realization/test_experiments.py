@@ -151,7 +151,7 @@ def test_methods_that_would_run_over_a_boundary_refuse(rng):
     part = rz.IOData(rng.standard_normal((100, 1)), rng.standard_normal((100, 1)))
     both = rz.IOData.concatenate([part, part])
     model = rz.InnovationsModel([[0.5]], [[1.0]], [[1.0]], K=[[0.2]])
-    for call in (rz.okid, lambda d: rz.kalman_filter(model, d), lambda d: rz.innovations(model, d)):
+    for call in (lambda d: rz.kalman_filter(model, d), lambda d: rz.innovations(model, d)):
         with pytest.raises(rz.DataError, match=r"2 experiments.*0, 100"):
             call(both)
 
