@@ -189,7 +189,7 @@ def _recall_sections(outcomes: Sequence[Outcome], album: _Album) -> list[Section
                     "a mixer *and* a "
                     "window into each block; the one with state 33 holds the bytes of 16 places in its "
                     "state, and was trained for "
-                    "two and a half times as long because it learns more slowly.",
+                    "five times as long because it learns more slowly.",
                     "Accuracy of each model with the bytes of its long-term memory",
                 ),
                 album.add(
