@@ -42,8 +42,8 @@ class Mixer(Protocol):
     ...         h, last = bk.linear_scan(a, (1 - a) * u, None if state is None else state[0],
     ...                                  cu_seqlens=cu_seqlens)
     ...         return h, (last,)
-    >>> register_mixer("average", Average)
-    >>> layer = BMojo(BMojoConfig(d_model=8, heads=2, window=4, eidetic=2, mixer="average"))
+    >>> register_mixer("running_mean", Average)
+    >>> layer = BMojo(BMojoConfig(d_model=8, heads=2, window=4, eidetic=2, mixer="running_mean"))
     >>> layer(torch.randn(1, 9, 8)).shape
     torch.Size([1, 9, 8])
     """

@@ -281,7 +281,7 @@ class TestInnovationsModel:
     def test_over_gaps_the_kalman_filter_predicts(self, rng):
         model = InnovationsModel([[0.8]], [[1.0]], [[1.0]], K=[[0.4]])
         y, u = rng.standard_normal((2, 30, 1))
-        with pytest.raises(DataError, match=r"predict: 1 outputs are missing.*kalman_filter"):
+        with pytest.raises(DataError, match=r"predict: 1 outputs of this record are missing.*kalman_filter"):
             model.predict(IOData(np.where(np.arange(30)[:, None] == 7, np.nan, y), u, missing=True))
         x0 = model.estimate_x0(IOData(y, u), focus="prediction")
         again = kalman_filter(model, IOData(y, u), x0=x0, steady=True).outputs
