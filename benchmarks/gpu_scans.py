@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import bmojo_kernels as bk
 import torch
@@ -118,13 +119,18 @@ def ssd(device: Device) -> Iterator[Row]:
     yield from against(device, f"ssd_scan {B} x {T} x {H} x {P} x {N} bfloat16", ours, peer, "fla simple_gla")
 
 
-def delta_bench(device: Device) -> Bench:
-    B, T, H, K = 4, device.size(8192, 20), device.size(16, 2), device.size(64, 4)
+def associative_bench(device: Device, T: int, H: int, operation: Any) -> Bench:
+    """A scan of queries, unit keys, values, logarithms of decays and strengths."""
+    B, K = 4, device.size(64, 4)
     q, v = (device.numbers(B, T, H, K, grad=True) for _ in range(2))
     k = torch.nn.functional.normalize(device.numbers(B, T, H, K).float(), dim=-1).bfloat16().requires_grad_()
     g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
     beta = torch.rand(B, T, H, device=device.name).requires_grad_()
-    return Bench(lambda *x: bk.gated_delta_scan(*x, backend="triton"), (q, k, v, g, beta))
+    return Bench(lambda *x: operation(*x, backend="triton"), (q, k, v, g, beta))
+
+
+def delta_bench(device: Device) -> Bench:
+    return associative_bench(device, device.size(8192, 20), device.size(16, 2), bk.gated_delta_scan)
 
 
 def gated_delta(device: Device) -> Iterator[Row]:
@@ -140,12 +146,7 @@ def gated_delta(device: Device) -> Iterator[Row]:
 
 
 def kalman_bench(device: Device) -> Bench:
-    B, T, H, K = 4, device.size(2048, 10), device.size(16, 1), device.size(64, 4)
-    q, v = (device.numbers(B, T, H, K, grad=True) for _ in range(2))
-    k = torch.nn.functional.normalize(device.numbers(B, T, H, K).float(), dim=-1).bfloat16().requires_grad_()
-    g = (-torch.rand(B, T, H, device=device.name)).requires_grad_()
-    beta = torch.rand(B, T, H, device=device.name).requires_grad_()
-    return Bench(lambda *x: bk.gated_kalman_scan(*x, backend="triton"), (q, k, v, g, beta))
+    return associative_bench(device, device.size(2048, 10), device.size(16, 1), bk.gated_kalman_scan)
 
 
 def topk(device: Device) -> Iterator[Row]:

@@ -24,6 +24,7 @@ from bmojo_kernels.triton_support import (
     ceil_div,
     chunked,
     launch,
+    load_rows,
     load_tile,
     power_of_two,
     precision,
@@ -45,15 +46,6 @@ def _tile(p, rows, there, head, HEADS, width, PADDED: tl.constexpr):
 @triton.jit
 def _put(p, x, rows, there, head, HEADS, width, PADDED: tl.constexpr):
     store_tile(p, x, rows, there, head, HEADS, width, 0, PADDED)
-
-
-@triton.jit
-def _run_of(p, row, there, head, HEADS, width, ROWS: tl.constexpr, PADDED: tl.constexpr):
-    """Rows that follow one another from `row` on, of one head."""
-    i, c = tl.arange(0, ROWS), tl.arange(0, PADDED)
-    place = p + (row * HEADS + head) * width
-    mask = there[:, None] & (c < width)[None, :]
-    return tl.load(place + i[:, None] * (HEADS * width) + c[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -136,15 +128,15 @@ def _near(
         start = low + (tile + tl.where(tile >= left, count, 0)) * KEYS
         j = start + i
         there = j < high
-        k = _run_of(kp, base + start, there, group, G, D, KEYS, DP)
-        v = _run_of(vp, base + start, there, group, G, DV, KEYS, DVP)
+        k = load_rows(kp, base + start, i, there, group, G, D, 0, DP)
+        v = load_rows(vp, base + start, i, there, group, G, DV, 0, DVP)
         age = t[:, None] - back - j[None, :]
         seen = there[None, :] & (age >= 0) & (age < window)
         x, y, acc = _meet(q, k, v, seen, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, True, False)
     for tile in range(left, left + count):
         start = low + tile * KEYS
-        k = _run_of(kp, base + start, i >= 0, group, G, D, KEYS, DP)
-        v = _run_of(vp, base + start, i >= 0, group, G, DV, KEYS, DVP)
+        k = load_rows(kp, base + start, i, i >= 0, group, G, D, 0, DP)
+        v = load_rows(vp, base + start, i, i >= 0, group, G, DV, 0, DVP)
         x, y, acc = _meet(q, k, v, none, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, False, False)
     return x, y, acc
 
@@ -330,12 +322,12 @@ def _queries(
     DP: tl.constexpr, DVP: tl.constexpr,
 ):  # fmt: skip
     """What a tile of keys needs of the queries that it meets, those from `from_t` on."""
-    row = shift + from_t
-    at = (batch.to(tl.int64) * H + head) * T + (from_t - start) + tl.arange(0, QUERIES)
+    row, i = shift + from_t, tl.arange(0, QUERIES)
+    at = (batch.to(tl.int64) * H + head) * T + (from_t - start) + i
     total = tl.load(lse + at, mask=there, other=0.0) * LOG2_E
     return (
-        _run_of(q, row, there, head, H, D, QUERIES, DP),
-        _run_of(dout, row, there, head, H, DV, QUERIES, DVP),
+        load_rows(q, row, i, there, head, H, D, 0, DP),
+        load_rows(dout, row, i, there, head, H, DV, 0, DVP),
         tl.where(total == NEVER, 0.0, total),
         tl.load(common + at, mask=there, other=0.0),
     )
