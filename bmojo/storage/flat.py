@@ -21,7 +21,7 @@ from bmojo.storage.errors import StorageError, from_os
 from bmojo.storage.exact import exact_top, found_rows
 from bmojo.storage.files import StreamFiles
 from bmojo.storage.locking import held
-from bmojo.storage.protocol import Found, Rows, Stream, checked_queries, checked_rows, joined
+from bmojo.storage.protocol import Found, Rows, Stream, checked_place, checked_queries, checked_rows, joined
 from bmojo.storage.writer import BackgroundWriter
 from realization.errors import DataError
 from realization.files import write_atomically
@@ -150,12 +150,7 @@ class FlatStore:
         rows = checked_rows(stream, keys, values, positions)
         with self._appending:
             end, shape = self.rows(stream), self.shape(stream)
-            place = end if first is None else first
-            if not 0 <= place <= end or (shape is not None and place and shape != rows.shape):
-                raise StorageError(
-                    f"append: first={place} and rows of (G, d, d_v) = {rows.shape} came; {stream} has {end} "
-                    "rows" + ("." if shape is None else f" of {shape}.")
-                )
+            place = checked_place(stream, rows, first, end, shape)
             self._put(stream, self._news(stream, rows.at(place), end), end)
         return place
 

@@ -20,7 +20,7 @@ from bmojo.storage.errors import StorageError, StorageWarning, StoreAway, from_o
 from bmojo.storage.flat import FlatStore
 from bmojo.storage.journal import Journal, Segment
 from bmojo.storage.line import Line
-from bmojo.storage.protocol import Found, Rows, Stream, checked_queries, checked_rows
+from bmojo.storage.protocol import Found, Rows, Stream, checked_place, checked_queries, checked_rows
 from bmojo.storage.sender import Sender, merged
 from bmojo.storage.writer import BackgroundWriter
 
@@ -182,12 +182,7 @@ class MilvusStore:
         with self._appending:
             writer = self._open_writer()
             end, shape = self.rows(stream), self._shape(stream)
-            place = end if first is None else first
-            if not 0 <= place <= end or (shape is not None and place and shape != rows.shape):
-                raise StorageError(
-                    f"append: first={place} and rows of (G, d, d_v) = {rows.shape} came; {stream} has {end} "
-                    "rows" + ("." if shape is None else f" of {shape}.")
-                )
+            place = checked_place(stream, rows, first, end, shape)
             rows, cut = rows.at(place), False
             if place < end and len(rows):
                 writer.flush(self.patience)  # what is compared must have reached the journal

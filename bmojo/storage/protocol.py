@@ -13,7 +13,16 @@ from torch import Tensor
 
 from bmojo.storage.errors import StorageError
 
-__all__ = ["EideticStore", "Found", "Rows", "Stream", "checked_queries", "checked_rows", "joined"]
+__all__ = [
+    "EideticStore",
+    "Found",
+    "Rows",
+    "Stream",
+    "checked_place",
+    "checked_queries",
+    "checked_rows",
+    "joined",
+]
 
 Half = NDArray[np.float16]
 WIDEST = 1 << 16  # of a row: heads times width
@@ -203,6 +212,30 @@ def joined(group: list[Rows]) -> Rows:
         np.concatenate([getattr(rows, name) for rows in group]) for name in ("keys", "values", "positions")
     )
     return Rows(group[0].first, keys, values, positions)
+
+
+def checked_place(
+    stream: Stream, rows: Rows, first: int | None, end: int, shape: tuple[int, int, int] | None
+) -> int:
+    """Ordinal of the first of some rows in a stream of `end` rows, or an error that says what does not fit.
+
+    Parameters
+    ----------
+    stream : Stream
+    rows : Rows
+    first : int, optional
+        Behind the last row when left out.
+    end : int
+    shape : tuple of int, optional
+        (G, d, d_v) of the stream's rows.
+    """
+    place = end if first is None else first
+    if not 0 <= place <= end or (shape is not None and place and shape != rows.shape):
+        raise StorageError(
+            f"append: first={place} and rows of (G, d, d_v) = {rows.shape} came; {stream} has {end} "
+            "rows" + ("." if shape is None else f" of {shape}.")
+        )
+    return place
 
 
 def checked_rows(stream: Stream, keys: Tensor, values: Tensor, positions: Tensor) -> Rows:
