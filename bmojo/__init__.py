@@ -1,7 +1,7 @@
 """B'MOJO layers: four memories in one layer, trainable, streamed in constant space."""
 
 try:
-    from bmojo.bridge import LiftedModel, lift
+    from bmojo.bridge import LiftedModel, OutputMap, TimeVaryingRealization, lift, lower
     from bmojo.config import BMojoConfig
     from bmojo.layer import BMojo, prediction_loss
     from bmojo.models.language_model import BMojoLM
@@ -20,9 +20,12 @@ __all__ = [
     "BMojoState",
     "BMojoTrace",
     "LiftedModel",
+    "OutputMap",
+    "TimeVaryingRealization",
     "bare_mixer",
     "bmojo_f",
     "lift",
+    "lower",
     "prediction_loss",
     "sliding_window",
     "stacked_hybrid",
