@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from realization import interop, plot, stream
 from realization.errors import (
+    CalibrationWarning,
     ConvergenceError,
     ConvergenceWarning,
     DataError,
@@ -21,7 +22,9 @@ from realization.errors import (
 )
 from realization.filtering import (
     Calibration,
+    ChangeDetection,
     DareSolution,
+    FalseAlarms,
     Innovations,
     KalmanResult,
     LikelihoodGradient,
@@ -33,6 +36,7 @@ from realization.filtering import (
     WhitenessTest,
     chi_squared_calibration,
     dare,
+    detect_changes,
     innovations,
     innovations_form,
     kalman_filter,
@@ -131,6 +135,7 @@ from realization.signals import (
     read_csv,
     read_data,
     regular_record,
+    sensor_fault,
 )
 from realization.systems import (
     BalancedTruncation,
@@ -186,8 +191,10 @@ __all__ = [
     "ArxResult",
     "BalancedTruncation",
     "Calibration",
+    "CalibrationWarning",
     "Candidate",
     "CanonicalForm",
+    "ChangeDetection",
     "ConvergenceError",
     "ConvergenceWarning",
     "DareSolution",
@@ -197,6 +204,7 @@ __all__ = [
     "ExactRealization",
     "ExcitationError",
     "ExcitationWarning",
+    "FalseAlarms",
     "FaurreSet",
     "Finding",
     "FrequencyBands",
@@ -274,6 +282,7 @@ __all__ = [
     "dare",
     "delay_inputs",
     "describe_data",
+    "detect_changes",
     "era",
     "era_dc",
     "estimate_order",
@@ -336,6 +345,7 @@ __all__ = [
     "residual_tests",
     "save_model",
     "select_innovations",
+    "sensor_fault",
     "similarity",
     "singular_perturbation",
     "spectral_factor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CalibrationWarning",
     "ConvergenceError",
     "ConvergenceWarning",
     "DataError",
@@ -65,6 +66,10 @@ class PositiveRealWarning(RealizationWarning):
 
 class StabilityWarning(RealizationWarning):
     """The estimate was unstable, or was made stable."""
+
+
+class CalibrationWarning(RealizationWarning):
+    """Innovations are not as the model promises, so that rates that rest on it do not hold."""
 
 
 class ConvergenceWarning(RealizationWarning):

@@ -1,6 +1,7 @@
 """Riccati equation, Kalman filter, innovations, which of them are kept, and what they remember."""
 
 from realization.filtering.calibration import Calibration, chi_squared_calibration
+from realization.filtering.detection import ChangeDetection, ChangeTest, FalseAlarms, detect_changes
 from realization.filtering.innovations import Innovations, WhitenessTest, innovations, whiteness_test
 from realization.filtering.kalman import KalmanResult, kalman_filter, stationary_covariance
 from realization.filtering.likelihood import LikelihoodGradient, LogLikelihood, log_likelihood
@@ -16,7 +17,10 @@ from realization.filtering.smoother import SmootherResult, kalman_smoother
 
 __all__ = [
     "Calibration",
+    "ChangeDetection",
+    "ChangeTest",
     "DareSolution",
+    "FalseAlarms",
     "Innovations",
     "KalmanResult",
     "LikelihoodGradient",
@@ -28,6 +32,7 @@ __all__ = [
     "WhitenessTest",
     "chi_squared_calibration",
     "dare",
+    "detect_changes",
     "innovations",
     "innovations_form",
     "kalman_filter",

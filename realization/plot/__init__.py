@@ -4,6 +4,7 @@ Every function takes an Axes (or makes one), draws into it and returns it. Matpl
 call, never by importing this package.
 """
 
+from realization.plot.changes import changes
 from realization.plot.frequency import bode
 from realization.plot.models import hankel_singular_values, impulse_response, memory, memory_curve
 from realization.plot.plane import poles, poles_zeros
@@ -14,6 +15,7 @@ __all__ = [
     "COLOURS",
     "autocorrelation",
     "bode",
+    "changes",
     "fit",
     "hankel_singular_values",
     "impulse_response",

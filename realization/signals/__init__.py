@@ -9,6 +9,7 @@ from realization.signals.datasets import (
     load_data,
     load_series,
 )
+from realization.signals.faults import Fault, sensor_fault
 from realization.signals.gaps import gap_free
 from realization.signals.inspection import DataInspection, Finding, inspect_data
 from realization.signals.readers import read_csv
@@ -18,6 +19,7 @@ from realization.signals.tables import read_data
 __all__ = [
     "DataInspection",
     "DataSet",
+    "Fault",
     "Finding",
     "IOData",
     "RegularRecord",
@@ -32,4 +34,5 @@ __all__ = [
     "read_csv",
     "read_data",
     "regular_record",
+    "sensor_fault",
 ]

@@ -310,11 +310,11 @@ def load_series(name: str) -> IOData:
 
     Parameters
     ----------
-    name : {"sunspots", "macro", "elnino"}
+    name : {"sunspots", "macro", "elnino", "nile"}
         `sunspots`: yearly sunspot number, 1700 to 2008. `macro`: quarterly growth of the real gross domestic
         product, consumption and investment of the United States, 1959 to 2009, in percent, $100 \log(x_t /
         x_{t-1})$. `elnino`: monthly sea surface temperature of the eastern Pacific, 1950 to 2010, in degrees
-        Celsius.
+        Celsius. `nile`: yearly flow of the Nile at Aswan, 1871 to 1970, in 10⁸ m³.
 
     Returns
     -------
@@ -334,7 +334,7 @@ def load_series(name: str) -> IOData:
     >>> rz.load_series("macro").output_names
     ('realgdp', 'realcons', 'realinv')
     """
-    series = {"sunspots": _sunspots, "macro": _macro, "elnino": _elnino}
+    series = {"sunspots": _sunspots, "macro": _macro, "elnino": _elnino, "nile": _nile}
     if name not in series:
         raise DataError(f"load_series: there is no {name!r}; the series are: {', '.join(series)}.")
     try:
@@ -362,6 +362,10 @@ def _elnino(datasets: ModuleType) -> IOData:
         dtype=float
     )  # one row a year: the year, twelve months
     return IOData(years[:, 1:].ravel(), output_names=["sea surface temperature"])
+
+
+def _nile(datasets: ModuleType) -> IOData:
+    return IOData(datasets.nile.load_pandas().data["volume"], output_names=["flow"], output_units=["10⁸ m³"])
 
 
 def _look_up(name: str, table: Mapping[str, DataSet], caller: str) -> DataSet:

@@ -190,7 +190,8 @@ def test_a_download_is_kept_and_compared(place, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "length", "outputs"), [("sunspots", 309, 1), ("macro", 202, 3), ("elnino", 732, 1)]
+    ("name", "length", "outputs"),
+    [("sunspots", 309, 1), ("macro", 202, 3), ("elnino", 732, 1), ("nile", 100, 1)],
 )
 def test_series(name, length, outputs):
     data = load_series(name)
