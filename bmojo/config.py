@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bmojo_kernels import RULES
@@ -16,7 +16,7 @@ __all__ = ["BMojoConfig"]
 EIDETIC_POSITIONS = ("own", "edge", "none")
 FADING_READOUTS = ("add", "none")
 SPLIT = ("mamba2", "gated_deltanet", "gated_kalmanet")  # mixers whose heads share the width
-SILENT = ("none", "mamba2", "mamba", "lti")  # mixers that do not tell their innovations
+SILENT = ("none", "mamba2", "mamba", "lti", "lti_modal", "lti_diagonal")  # mixers that do not tell their innovations
 LEAST = {"d_model": 1, "heads": 1, "window": 0, "state_size": 1, "eidetic": 0, "short_conv": 0}
 
 # Where something is absent, the options that have no effect then.
@@ -59,11 +59,13 @@ class BMojoConfig:
     window : int
         Tokens `w` in context, the query included. 0: no attention, the bare mixer is left.
     mixer : str
-        The fading memory: `"mamba2"`, `"mamba"`, `"gated_deltanet"`, `"gated_kalmanet"`, `"lti"`, one of your
-        own (`bmojo.fading.register_mixer`), or `"none"`.
+        The fading memory: `"mamba2"`, `"mamba"`, `"gated_deltanet"`, `"gated_kalmanet"`, `"lti"` (also
+        `"lti_modal"`, `"lti_diagonal"`), one of your own (`bmojo.fading.register_mixer`), or `"none"`.
     state_size : int
         `N`: the mixer's state is `(heads, d_model / heads, N)` for `mamba2` and `gated_deltanet`, and `N` by
         `N` more per head for `gated_kalmanet`; `(d_model, N)` for `mamba`, `(N,)` for `lti`.
+    mixer_options : dict
+        Further options of the mixer, such as `{"conv": 2}`: those that its class names.
     eidetic : int
         Places `m` for tokens that could not be predicted. 0 is B'MOJO-F.
     chunk : int, optional
@@ -125,6 +127,7 @@ class BMojoConfig:
     window: int = 64
     mixer: str = "mamba2"
     state_size: int = 16
+    mixer_options: dict[str, Any] = field(default_factory=dict, hash=False)
     eidetic: int = 32
     chunk: int | None = None
     rule: str = "top"
@@ -207,6 +210,8 @@ class BMojoConfig:
 
     def _check_effects(self) -> None:
         """Refuse what is set and would do nothing."""
+        if self.mixer == "none" and self.mixer_options:
+            raise ValueError(f"mixer_options={self.mixer_options} came with mixer='none'; leave them out.")
         for reason, absent, names in EFFECTS:
             if not absent(self):
                 continue

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from bmojo.bridge.parametrizations import MAX_CONDITION, Parametrization, core_of
 from bmojo.fading.lti import LTI
 from bmojo.fading.protocol import MixerState
 from realization.errors import RealizationError, ShapeError, UnstableError
@@ -25,14 +25,14 @@ class LiftedModel(nn.Module):
 
     $$x_{t+1} = A x_t + B (u_t - \bar u), \qquad y_t = \bar y + C x_t + D (u_t - \bar u)$$
 
-    `A` is held in real Schur form, stable for every value of the parameters (see `bmojo.fading.LTI`). Made by
-    `lift`.
+    `A` is stable for every value of the parameters (see `bmojo.fading.LTI`, `ModalLTI`, `DiagonalLTI`). Made
+    by `lift`.
 
     Parameters
     ----------
     core : LTI
-    basis : Tensor, shape (n, n)
-        Orthogonal; the model's state is `basis` times the layer's.
+    basis, inverse : Tensor, shape (n, n)
+        The model's state is `basis` times the layer's.
     input_mean : Tensor, shape (m,)
     output_mean : Tensor, shape (p,)
 
@@ -46,13 +46,17 @@ class LiftedModel(nn.Module):
     """
 
     basis: Tensor
+    inverse: Tensor
     input_mean: Tensor
     output_mean: Tensor
 
-    def __init__(self, core: LTI, basis: Tensor, input_mean: Tensor, output_mean: Tensor) -> None:
+    def __init__(
+        self, core: LTI, basis: Tensor, inverse: Tensor, input_mean: Tensor, output_mean: Tensor
+    ) -> None:
         super().__init__()
         self.core = core
         self.register_buffer("basis", basis)
+        self.register_buffer("inverse", inverse)
         self.register_buffer("input_mean", input_mean)
         self.register_buffer("output_mean", output_mean)
 
@@ -60,12 +64,7 @@ class LiftedModel(nn.Module):
         """The state for `batch` sequences: zero, or the model's state `x0` of shape (n,)."""
         if x0 is None:
             return self.core.init_state(batch)
-        start = torch.as_tensor(np.array(x0) if not isinstance(x0, Tensor) else x0).to(self.basis)
-        if start.shape != (len(self.basis),):
-            raise ShapeError(
-                f"init_state: x0 has shape {tuple(start.shape)}; it must be ({len(self.basis)},)."
-            )
-        return ((self.basis.mT @ start).expand(batch, -1),)
+        return (start_of(self.inverse, x0).expand(batch, -1),)
 
     def forward(self, u: Tensor, state: MixerState | None = None) -> Tensor | tuple[Tensor, MixerState]:
         """Outputs (B, T, p) for inputs (B, T, m); with the new state where one came in."""
@@ -89,11 +88,38 @@ class LiftedModel(nn.Module):
         return y.squeeze(1), state
 
 
-def lift(model: StateSpace, *, role: Role = "simulator", dtype: torch.dtype = torch.float64) -> LiftedModel:
+def start_of(inverse: Tensor, x0: ArrayLike | Tensor) -> Tensor:
+    """The layer's state (n,) for the model's.
+
+    Parameters
+    ----------
+    inverse : Tensor, shape (n, n)
+    x0 : array_like or Tensor, shape (n,)
+    """
+    start = torch.as_tensor(x0 if isinstance(x0, Tensor) else np.array(x0)).to(inverse)
+    if start.shape != (len(inverse),):
+        raise ShapeError(f"init_state: x0 has shape {tuple(start.shape)}; it must be ({len(inverse)},).")
+    return inverse @ start
+
+
+def lift(
+    model: StateSpace,
+    *,
+    role: Role = "simulator",
+    parametrization: Parametrization = "schur",
+    max_condition: float = MAX_CONDITION,
+    dtype: torch.dtype = torch.float64,
+) -> LiftedModel:
     r"""Make a trainable layer of an identified model, with the same output.
 
-    The change of state is orthogonal (the real Schur form), so nothing is lost to conditioning: defective and
-    nilpotent models are lifted like any other.
+    Every parametrization is stable for every value of its parameters. They differ in the change of state:
+
+    - `"schur"`: orthogonal, so nothing is lost to conditioning; defective and nilpotent models are lifted
+      like any other. A pass costs $n^2 \log_2 T$ a token.
+    - `"modal"`: a block for each pole or pair; poles that no well-conditioned change of state can part share
+      one. A pass costs the blocks' squares.
+    - `"diagonal"`: real poles and complex pairs, refused where the model is defective or nearly so. A pass
+      costs `n` a token, whatever its length.
 
     Parameters
     ----------
@@ -102,6 +128,9 @@ def lift(model: StateSpace, *, role: Role = "simulator", dtype: torch.dtype = to
     role : {"simulator", "predictor", "generator"}
         `"simulator"`: from `u` to `y`. For an innovations model also `"predictor"`: from `[u, y]` to
         $\hat y_{t|t-1}$, and `"generator"`: from `[u, e]` to `y`.
+    parametrization : {"schur", "modal", "diagonal"}
+    max_condition : float
+        Of the change of state for the last two, at least 1; as many digits are lost as it has.
     dtype : torch.dtype
         float64 keeps the model's output to rounding.
 
@@ -114,12 +143,15 @@ def lift(model: StateSpace, *, role: Role = "simulator", dtype: torch.dtype = to
     ------
     UnstableError
         If the matrix that runs in this role has a pole on or outside the unit circle.
+    RankError
+        If its eigenvectors are worse conditioned than `max_condition` and `"diagonal"` was asked for.
     RealizationError
         If the model is in continuous time, has no input to simulate from, or has no noise model for the role.
 
     References
     ----------
-    G. Golub, C. Van Loan, *Matrix Computations*, 4th ed., Johns Hopkins 2013, section 7.4 (real Schur form).
+    G. Golub, C. Van Loan, *Matrix Computations*, 4th ed., Johns Hopkins 2013, sections 7.4 (real Schur form)
+    and 7.6 (invariant subspaces, block diagonal form).
 
     Examples
     --------
@@ -127,10 +159,21 @@ def lift(model: StateSpace, *, role: Role = "simulator", dtype: torch.dtype = to
     >>> from bmojo import lift
     >>> model = rz.StateSpace([[0.9, 0.2], [-0.2, 0.9]], [[1.0], [0.0]], [[1.0, 1.0]])
     >>> u = np.random.default_rng(0).standard_normal((50, 1))
-    >>> y = lift(model)(torch.from_numpy(u)[None])[0]
-    >>> bool(np.abs(y.detach().numpy() - model.simulate(u)).max() < 1e-12)
+    >>> for parametrization in ("schur", "modal", "diagonal"):
+    ...     y = lift(model, parametrization=parametrization)(torch.from_numpy(u)[None])[0]
+    ...     print(bool(np.abs(y.detach().numpy() - model.simulate(u)).max() < 1e-12))
+    True
+    True
     True
     """
+    system, input_mean, output_mean = in_role(model, role)
+    core, found = core_of(system, parametrization, max_condition)
+    buffers = (found.basis, found.inverse, input_mean, output_mean)
+    return LiftedModel(core, *(torch.tensor(np.array(x), dtype=torch.float64) for x in buffers)).to(dtype)
+
+
+def in_role(model: StateSpace, role: Role) -> tuple[StateSpace, np.ndarray, np.ndarray]:
+    """The stable system that runs in a role, and the means of its input and output."""
     system, input_mean, output_mean = _in_role(model, role)
     if system.dt == 0:
         raise RealizationError("lift: the model is in continuous time; discretize it first.")
@@ -142,14 +185,7 @@ def lift(model: StateSpace, *, role: Role = "simulator", dtype: torch.dtype = to
             f"lift: the {role} has a pole of modulus {abs(system.poles[0]):.6g}; a layer is stable by "
             f"construction. {remedy}"
         )
-    if system.n_states:
-        triangular, basis = scipy.linalg.schur(system.A, output="real")[:2]
-    else:
-        triangular, basis = system.A, np.eye(0)
-    matrices = (triangular, basis.T @ system.B, system.C @ basis, system.D)
-    core = LTI.from_schur(*(torch.tensor(np.array(matrix), dtype=torch.float64) for matrix in matrices))
-    means = (torch.tensor(np.array(mean), dtype=torch.float64) for mean in (input_mean, output_mean))
-    return LiftedModel(core, torch.tensor(basis, dtype=torch.float64), *means).to(dtype)
+    return system, input_mean, output_mean
 
 
 def _in_role(model: StateSpace, role: Role) -> tuple[StateSpace, np.ndarray, np.ndarray]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from bmojo.fading.associative import GatedDeltaNet, GatedKalmaNet
 from bmojo.fading.lti import LTI
+from bmojo.fading.lti_diagonal import DiagonalLTI
+from bmojo.fading.lti_modal import ModalLTI
 from bmojo.fading.mamba import Mamba
 from bmojo.fading.mamba2 import Mamba2
 from bmojo.fading.protocol import Innovative, Mixer, MixerState
@@ -15,6 +18,7 @@ from bmojo.fading.protocol import Innovative, Mixer, MixerState
 __all__ = [
     "LTI",
     "MIXERS",
+    "DiagonalLTI",
     "GatedDeltaNet",
     "GatedKalmaNet",
     "Innovative",
@@ -22,22 +26,25 @@ __all__ = [
     "Mamba2",
     "Mixer",
     "MixerState",
+    "ModalLTI",
     "make_mixer",
     "register_mixer",
 ]
 
-Factory = Callable[[int, int, int], nn.Module]  # of d_model, heads, state_size
+Factory = Callable[..., nn.Module]  # of d_model, heads, state_size, and options of the mixer's own
 
 MIXERS: dict[str, Factory] = {
     "mamba2": Mamba2,
-    "mamba": lambda d_model, heads, state_size: Mamba(d_model, state_size),
+    "mamba": lambda d_model, heads, state_size, **options: Mamba(d_model, state_size, **options),
     "gated_deltanet": GatedDeltaNet,
     "gated_kalmanet": GatedKalmaNet,
-    "lti": lambda d_model, heads, state_size: LTI(d_model, d_model, state_size),
+    "lti": lambda d_model, heads, state_size, **options: LTI(d_model, d_model, state_size, **options),
+    "lti_modal": lambda d_model, heads, state_size: ModalLTI(d_model, d_model, state_size),
+    "lti_diagonal": lambda d_model, heads, state_size: DiagonalLTI(d_model, d_model, state_size),
 }
 
 
-def make_mixer(name: str, *, d_model: int, heads: int, state_size: int) -> nn.Module:
+def make_mixer(name: str, *, d_model: int, heads: int, state_size: int, **options: Any) -> nn.Module:
     """The mixer of that name for tokens of shape (B, T, d_model).
 
     Parameters
@@ -45,11 +52,13 @@ def make_mixer(name: str, *, d_model: int, heads: int, state_size: int) -> nn.Mo
     name : str
         One of `MIXERS`.
     d_model, heads, state_size : int
+    options
+        Of the mixer's own, such as `conv=2`.
 
     Raises
     ------
     ValueError
-        If there is no such mixer, or its sizes do not fit.
+        If there is no such mixer, it has no such option, or its sizes do not fit.
 
     Examples
     --------
@@ -60,7 +69,12 @@ def make_mixer(name: str, *, d_model: int, heads: int, state_size: int) -> nn.Mo
     """
     if name not in MIXERS:
         raise ValueError(f"make_mixer: name={name!r} came; the mixers are {', '.join(map(repr, MIXERS))}.")
-    return MIXERS[name](d_model, heads, state_size)
+    try:
+        return MIXERS[name](d_model, heads, state_size, **options)
+    except TypeError as error:
+        if not options:
+            raise
+        raise ValueError(f"make_mixer: options {options} came for mixer {name!r}: {error}.") from None
 
 
 def register_mixer(name: str, factory: Factory) -> None:
@@ -71,7 +85,8 @@ def register_mixer(name: str, factory: Factory) -> None:
     name : str
         Not that of another one.
     factory : callable
-        Makes the module from `d_model`, `heads` and `state_size`: the class itself, or a function. What it
+        Makes the module from `d_model`, `heads` and `state_size` (and, by keyword, what `mixer_options` of a
+        configuration hold): the class itself, or a function. What it
         has to offer is in `Mixer`, with an example.
 
     Raises

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from bmojo.backends import state_dtype
 from bmojo.fading.protocol import MixerState
 
-__all__ = ["LTI", "lti_states"]
+__all__ = ["LTI", "kinds_of", "lti_states"]
 
 
 def lti_states(
@@ -24,6 +24,7 @@ def lti_states(
     Parameters
     ----------
     A : Tensor, shape (n, n)
+        Or, for `g` systems side by side, (g, 1, n, n): then every other shape has `g` in front.
     drive : Tensor, shape (B, T, n)
         $w_t = B u_t$.
     x0 : Tensor, shape (B, n), optional
@@ -48,16 +49,16 @@ def lti_states(
     """
     if cu_seqlens is not None:
         return _packed_states(A, drive, x0, cu_seqlens)
-    first = drive.new_zeros(len(drive), len(A)) if x0 is None else x0
-    x = _doubled(A, torch.cat([first.unsqueeze(1), drive], dim=1))
-    return x[:, :-1], x[:, -1].clone()
+    first = torch.zeros_like(drive[..., 0, :]) if x0 is None else x0
+    x = _doubled(A, torch.cat([first.unsqueeze(-2), drive], dim=-2))
+    return x[..., :-1, :], x[..., -1, :].clone()
 
 
 def _doubled(A: Tensor, x: Tensor, age: Tensor | None = None) -> Tensor:
     """Sums of $A^k x_{t-k}$ over `k`, at most over as many as the age (T,) of each position."""
     power, reach = A.mT, 1
-    while reach < x.shape[1]:
-        added = F.pad(x[:, :-reach] @ power, (0, 0, reach, 0))
+    while reach < x.shape[-2]:
+        added = F.pad(x[..., :-reach, :] @ power, (0, 0, reach, 0))
         x = x + (added if age is None else added.masked_fill((age < reach).unsqueeze(-1), 0.0))
         power, reach = power @ power, 2 * reach
     return x
@@ -66,18 +67,28 @@ def _doubled(A: Tensor, x: Tensor, age: Tensor | None = None) -> Tensor:
 def _packed_states(A: Tensor, drive: Tensor, x0: Tensor | None, edges: Tensor) -> tuple[Tensor, Tensor]:
     """States of sequences behind one another: each is given a place in front for its first state."""
     edges = edges.long()
-    count, length = len(edges) - 1, drive.shape[1]
+    count, length = len(edges) - 1, drive.shape[-2]
     own = torch.repeat_interleave(torch.arange(count, device=drive.device), edges.diff(), output_size=length)
     place = torch.arange(length, device=drive.device) + own + 1
     head = edges[:-1] + torch.arange(count, device=drive.device)
-    first = drive.new_zeros(count, len(A)) if x0 is None else x0
-    x = drive.new_zeros(1, length + count, len(A)).index_copy(1, head, first.unsqueeze(0))
-    x = x.index_copy(1, place, drive)
+    outer, n = drive.shape[:-3], drive.shape[-1]
+    first = drive.new_zeros(*outer, count, n) if x0 is None else x0
+    x = drive.new_zeros(*outer, 1, length + count, n).index_copy(-2, head, first.unsqueeze(-3))
+    x = x.index_copy(-2, place, drive)
     begins = torch.zeros(length + count, dtype=torch.int64, device=drive.device).index_copy(0, head, head)
     age = torch.arange(length + count, device=drive.device) - begins.cummax(0).values
     x = _doubled(A, x, age)
     last = edges[1:] + torch.arange(count, device=drive.device)
-    return x[:, place - 1], x[0, last]
+    return x[..., place - 1, :], x[..., 0, last, :]
+
+
+def kinds_of(A: Tensor) -> list[bool]:
+    """Of each diagonal block of a quasi upper triangular `A` (n, n) whether it is 2×2."""
+    below, kinds, row = A.diagonal(-1), [], 0
+    while row < len(A):
+        kinds.append(row + 1 < len(A) and bool(below[row] != 0))
+        row += 1 + kinds[-1]
+    return kinds
 
 
 class LTI(nn.Module):
@@ -120,12 +131,19 @@ class LTI(nn.Module):
     above: Tensor
     pairs: Tensor
     singles: Tensor
+    skew: nn.Parameter | None
+    upper: nn.Parameter | None
+    _form = (
+        "A is not in real Schur form: quasi upper triangular, 2×2 blocks with equal diagonal entries, "
+        "off-diagonal ones of opposite sign. Take scipy.linalg.schur(A, output='real')."
+    )
 
     def __init__(self, inputs: int, outputs: int, states: int, *, blocks: list[bool] | None = None) -> None:
         super().__init__()
         kinds = [True] * (states // 2) + [False] * (states % 2) if blocks is None else blocks
         if sum(1 + two for two in kinds) != states:
-            raise ValueError(f"LTI: blocks of {sum(1 + two for two in kinds)} rows came for {states} states.")
+            rows = sum(1 + two for two in kinds)
+            raise ValueError(f"{type(self).__name__}: blocks of {rows} rows came for {states} states.")
         starts = [sum(1 + two for two in kinds[:i]) for i in range(len(kinds))]
         self.blocks = list(zip(starts, kinds, strict=True))
         # Time constants spread over 2 to 200 samples; slow modes turn slowly.
@@ -176,34 +194,46 @@ class LTI(nn.Module):
         >>> bool(torch.allclose(layer.A(), A))
         True
         """
-        below, kinds, row = A.diagonal(-1), [], 0
-        while row < len(A):
-            kinds.append(row + 1 < len(A) and bool(below[row] != 0))
-            row += 1 + kinds[-1]
-        layer = cls(B.shape[1], len(C), len(A), blocks=kinds).to(A.dtype)
-        with torch.no_grad():
-            for k, (i, two) in enumerate(layer.blocks):
-                cosine, sine, stretch = A[i, i], A.new_zeros(()), A.new_ones(())
-                if two:
-                    sine = torch.sqrt(-A[i, i + 1] * A[i + 1, i]) * A[i, i + 1].sign()
-                    stretch = torch.sqrt(-A[i, i + 1] / A[i + 1, i])
-                radius = torch.hypot(cosine, sine) if two else cosine
-                if radius.abs() >= 1:
-                    raise ValueError(
-                        f"LTI: an eigenvalue of modulus {radius.abs():.6g} came; the layer is stable."
-                    )
-                layer.rho[k], layer.theta[k] = torch.atanh(radius), torch.atan2(sine, cosine) if two else 0.0
-                layer.skew[k] = torch.log(stretch)
-            for own, given in ((layer.upper, A), (layer.B, B), (layer.C, C), (layer.D, D)):
-                own.copy_(given)
-            error = torch.linalg.norm(layer.A() - A)
-            if not error <= torch.linalg.norm(A) * math.sqrt(torch.finfo(A.dtype).eps):
-                raise ValueError(
-                    "LTI: A is not in real Schur form: quasi upper triangular, 2×2 blocks with equal "
-                    "diagonal entries, off-diagonal ones of opposite sign. Take scipy.linalg.schur(A, "
-                    "output='real')."
-                )
+        layer = cls(B.shape[1], len(C), len(A), blocks=kinds_of(A)).to(A.dtype)
+        layer.take_over(A, B, C, D)
         return layer
+
+    @torch.no_grad()
+    def take_over(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> None:
+        """Set the parameters to those of a model in this layer's form.
+
+        Parameters
+        ----------
+        A : Tensor, shape (n, n)
+        B : Tensor, shape (n, m)
+        C : Tensor, shape (p, n)
+        D : Tensor, shape (p, m)
+
+        Raises
+        ------
+        ValueError
+            If an eigenvalue has modulus 1 or more, or `A` has another form.
+        """
+        for k, (i, two) in enumerate(self.blocks):
+            cosine, sine, stretch = A[i, i], A.new_zeros(()), A.new_ones(())
+            if two:
+                sine = torch.sqrt(-A[i, i + 1] * A[i + 1, i]) * A[i, i + 1].sign()
+                stretch = torch.sqrt(-A[i, i + 1] / A[i + 1, i])
+            radius = torch.hypot(cosine, sine) if two else cosine
+            if radius.abs() >= 1:
+                raise ValueError(
+                    f"{type(self).__name__}: an eigenvalue of modulus {radius.abs():.6g} came; the layer is "
+                    "stable."
+                )
+            self.rho[k], self.theta[k] = torch.atanh(radius), torch.atan2(sine, cosine) if two else 0.0
+            if self.skew is not None:
+                self.skew[k] = torch.log(stretch)
+        for own, given in ((self.upper, A), (self.B, B), (self.C, C), (self.D, D)):
+            if own is not None:
+                own.copy_(given)
+        error = torch.linalg.norm(self.A() - A)
+        if not error <= torch.linalg.norm(A) * math.sqrt(torch.finfo(A.dtype).eps):
+            raise ValueError(f"{type(self).__name__}: {self._form}")
 
     def A(self) -> Tensor:
         """The state matrix, shape (n, n)."""
@@ -212,11 +242,14 @@ class LTI(nn.Module):
         limit, steepest = 1 - 8 * number.eps, math.log(number.max) / 4
         radius = torch.tanh(self.rho).clamp(-limit, limit)
         (pair, i), (single, row) = self.pairs, self.singles
-        stretch = torch.exp(self.skew[pair].clamp(-steepest, steepest))
+        stretch: Tensor | float = 1.0
+        if self.skew is not None:
+            stretch = torch.exp(self.skew[pair].clamp(-steepest, steepest))
         c, s = radius[pair] * torch.cos(self.theta[pair]), radius[pair] * torch.sin(self.theta[pair])
         rows, columns = torch.cat([i, i, i + 1, i + 1, row]), torch.cat([i, i + 1, i, i + 1, row])
         values = torch.cat([c, s * stretch, -s / stretch, c, radius[single]])
-        return (self.upper * self.above).index_put((rows, columns), values)
+        free = self.above.new_zeros(()) if self.upper is None else self.upper
+        return (free * self.above).index_put((rows, columns), values)
 
     def get_extra_state(self) -> Tensor:
         """The kinds of the blocks: parameters mean nothing without them."""
@@ -226,8 +259,8 @@ class LTI(nn.Module):
         """Refuse parameters of a layer with other blocks."""
         if state.tolist() != [two for _, two in self.blocks]:
             raise ValueError(
-                f"LTI: parameters of a layer with blocks={state.tolist()} came; this one has "
-                f"{[two for _, two in self.blocks]}. Make it with the same blocks."
+                f"{type(self).__name__}: parameters of a layer with blocks={state.tolist()} came; this one "
+                f"has {[two for _, two in self.blocks]}. Make it with the same blocks."
             )
 
     def init_state(self, batch: int) -> MixerState:
@@ -242,7 +275,7 @@ class LTI(nn.Module):
             A, B, C, D = self._matrices()
             inputs = u.to(A.dtype)
             start = None if state is None else state[0]
-            states, last = lti_states(A, inputs @ B.mT, start, cu_seqlens=cu_seqlens)
+            states, last = self._states(A, inputs @ B.mT, start, cu_seqlens)
             return (states @ C.mT + inputs @ D.mT).to(u.dtype), (last,)
 
     def step(self, u_t: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
@@ -251,6 +284,11 @@ class LTI(nn.Module):
             A, B, C, D = self._matrices()
             inputs, x = u_t.to(A.dtype), state[0]
             return (x @ C.mT + inputs @ D.mT).to(u_t.dtype), (x @ A.mT + inputs @ B.mT,)
+
+    def _states(
+        self, A: Tensor, drive: Tensor, start: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return lti_states(A, drive, start, cu_seqlens=cu_seqlens)
 
     def _matrices(self) -> tuple[Tensor, ...]:
         kind = state_dtype(self.B.dtype)
