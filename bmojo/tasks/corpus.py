@@ -104,7 +104,10 @@ def standard_library() -> Corpus:
         )
     kept, dropped = without_copies(files)
     train, held = parted(kept)
-    return Corpus(f"Python {platform.python_version()} standard library", train, held, dropped)
+    # A file may repeat most of one that comes before it in the alphabet, and more besides.
+    held, repeated = without_copies(held, beside=train)
+    title = f"Python {platform.python_version()} standard library"
+    return Corpus(title, train, held, (*dropped, *repeated))
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -114,7 +117,9 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
             yield "/".join(parts), path
 
 
-def without_copies(files: Iterable[SourceFile]) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
+def without_copies(
+    files: Iterable[SourceFile], *, beside: Iterable[SourceFile] = ()
+) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
     r"""Files of which most long lines are new, in the order of their names; and the names of the others.
 
     A file is a copy where half of its different lines of 20 characters and more, or all of a shorter text,
@@ -123,6 +128,8 @@ def without_copies(files: Iterable[SourceFile]) -> tuple[tuple[SourceFile, ...],
     Parameters
     ----------
     files : iterable of SourceFile
+    beside : iterable of SourceFile
+        Others, of which they are to be no copies either.
 
     Returns
     -------
@@ -138,12 +145,12 @@ def without_copies(files: Iterable[SourceFile]) -> tuple[tuple[SourceFile, ...],
     >>> [file.name for file in kept], dropped
     (['1.py', '3.py'], ('2.py',))
     """
-    seen: set[bytes] = set()
-    whole: set[bytes] = set()
+    others = tuple(beside)
+    seen: set[bytes] = set().union(*map(_long_lines, others))
+    whole: set[bytes] = {file.content.strip() for file in others}
     kept, dropped = [], []
     for file in sorted(files, key=lambda file: file.name):
-        lines = {line.strip() for line in file.content.splitlines()}
-        lines = {line for line in lines if len(line) >= SHORTEST_LINE}
+        lines = _long_lines(file)
         known = len(lines & seen)
         text = file.content.strip()
         if not text or text in whole or not _is_text(file.content) or (lines and 2 * known >= len(lines)):
@@ -171,6 +178,11 @@ def parted(files: Iterable[SourceFile]) -> tuple[tuple[SourceFile, ...], tuple[S
         place = int.from_bytes(hashlib.sha256(file.name.encode()).digest()[:4]) % 10
         parts[place == 0].append(file)
     return tuple(parts[0]), tuple(parts[1])
+
+
+def _long_lines(file: SourceFile) -> set[bytes]:
+    lines = (line.strip() for line in file.content.splitlines())
+    return {line for line in lines if len(line) >= SHORTEST_LINE}
 
 
 def _is_text(content: bytes) -> bool:
