@@ -71,9 +71,8 @@ class BMojo(Projections):
         super().__init__(config)
         self.mixer: Any = None
         if config.mixer != "none":
-            self.mixer = make_mixer(
-                config.mixer, d_model=config.d_model, heads=config.heads, state_size=config.state_size
-            )
+            sizes = {"d_model": config.d_model, "heads": config.heads, "state_size": config.state_size}
+            self.mixer = make_mixer(config.mixer, **sizes, **config.mixer_options)
         self.dropout = nn.Dropout(config.dropout)
         self.last_prediction_loss: Tensor | None = None
         if config.window and config.short_conv:

@@ -79,17 +79,18 @@ def _mamba(mixer: Mamba, u: Tensor, state: MixerState) -> TimeVaryingRealization
 def _mamba2(mixer: Mamba2, u: Tensor, state: MixerState) -> TimeVaryingRealization:
     z, xBC, dt = mixer.in_proj(u).split(mixer.widths, dim=-1)
     xBC = mixer.conv(xBC[None], state[0])[0][0]
-    x, B, C = xBC.split([mixer.widths[0], mixer.state_size, mixer.state_size], dim=-1)
+    x, _, log_decay, B, C = mixer._inputs(xBC, dt)
+    B, C = (part if part.ndim == 3 else part.unsqueeze(1) for part in (B, C))  # of each head, or of all
     step = F.softplus(dt + mixer.dt_bias).unsqueeze(-1)
-    A = torch.exp(-step * torch.exp(mixer.A_log).unsqueeze(-1)).expand(-1, -1, mixer.state_size)
+    A = torch.exp(log_decay).unsqueeze(-1).expand(-1, -1, mixer.state_size)
     skip = mixer.D.expand(len(u), -1)[..., None, None]
     return _read_after(
         A,
-        step * B.unsqueeze(1),
-        C.unsqueeze(1).expand_as(A),
+        step * B,
+        C.expand_as(A),
         skip,
         x0=state[1][0].mT,
-        inputs=x,
+        inputs=x.flatten(1),
         output_map=OutputMap(
             weight=_numpy(mixer.out_proj.weight),
             gate=_numpy(F.silu(z)),

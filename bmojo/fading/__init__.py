@@ -38,9 +38,11 @@ MIXERS: dict[str, Factory] = {
     "mamba": lambda d_model, heads, state_size, **options: Mamba(d_model, state_size, **options),
     "gated_deltanet": GatedDeltaNet,
     "gated_kalmanet": GatedKalmaNet,
-    "lti": lambda d_model, heads, state_size, **options: LTI(d_model, d_model, state_size, **options),
-    "lti_modal": lambda d_model, heads, state_size: ModalLTI(d_model, d_model, state_size),
-    "lti_diagonal": lambda d_model, heads, state_size: DiagonalLTI(d_model, d_model, state_size),
+    "lti": lambda width, heads, state_size, **options: LTI(width, width, state_size, **options),
+    "lti_modal": lambda width, heads, state_size, **options: ModalLTI(width, width, state_size, **options),
+    "lti_diagonal": lambda width, heads, state_size, **options: DiagonalLTI(
+        width, width, state_size, **options
+    ),
 }
 
 

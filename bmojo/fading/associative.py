@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from bmojo.backends import backend_of, normed, state_dtype
 from bmojo.convolution import CausalConv
+from bmojo.fading.key_map import KeyMap
 from bmojo.fading.mamba2 import start_of_steps
 from bmojo.fading.protocol import MixerState
 
@@ -25,13 +26,17 @@ class _Associative(nn.Module):
     """Projections, convolution, gates and read-out that both share."""
 
     gates = 2  # numbers per head beside queries, keys, values and the output's gate: write strength, decay
+    key_map: KeyMap | None
 
-    def __init__(self, d_model: int, heads: int, state_size: int, *, conv: int = 4) -> None:
+    def __init__(
+        self, d_model: int, heads: int, state_size: int, *, conv: int = 4, features: int | None = None
+    ) -> None:
         super().__init__()
         if d_model % heads:
             raise ValueError(f"{type(self).__name__}: heads={heads} does not divide d_model={d_model}.")
         self.heads, self.key_dim, self.value_dim = heads, state_size, d_model // heads
-        keys = heads * state_size
+        self.features = state_size if features is None else features
+        keys = heads * self.features
         self.mixed = 2 * keys + d_model
         self.in_proj = nn.Linear(d_model, self.mixed + d_model + self.gates * heads, bias=False)
         self.conv = CausalConv(self.mixed, conv, activation="silu")
@@ -39,6 +44,7 @@ class _Associative(nn.Module):
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1.0, 16.0)))
         self.norm = nn.RMSNorm(self.value_dim, eps=1e-5)
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
+        self.key_map = None if features is None else KeyMap(heads, features, state_size)
 
     def _zeros(self, batch: int, *shape: int) -> Tensor:
         weight = self.out_proj.weight
@@ -50,10 +56,13 @@ class _Associative(nn.Module):
         return projected.split([self.mixed, width, self.gates * self.heads], dim=-1)
 
     def _heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys (..., H, K) of unit length, and values (..., H, V)."""
-        keys = self.heads * self.key_dim
-        q, k, v = mixed.split([keys, keys, self.mixed - 2 * keys], dim=-1)
+        """Queries and keys (..., H, K), of unit length before a map, and values (..., H, V)."""
+        values = self.heads * self.value_dim
+        keys = (self.mixed - values) // 2
+        q, k, v = mixed.split([keys, keys, values], dim=-1)
         q, k = (F.normalize(x.unflatten(-1, (self.heads, -1)), dim=-1, eps=1e-6).to(x.dtype) for x in (q, k))
+        if self.key_map is not None:
+            k, q = self.key_map(k, q)
         return q, k, v.unflatten(-1, (self.heads, -1))
 
     def _numbers(self, gates: Tensor) -> tuple[Tensor, ...]:
@@ -138,6 +147,9 @@ class GatedDeltaNet(_Associative):
         `K`, width of queries and keys.
     conv : int
         Taps of the causal convolution over queries, keys and values.
+    features : int, optional
+        Width of queries and keys, of unit length, before linear maps per head (`KeyMap`) take them to `K`
+        numbers; there are no maps when it is left out. What `bmojo.compress` makes.
 
     Raises
     ------
@@ -206,6 +218,9 @@ class GatedKalmaNet(_Associative):
         Taps of the causal convolution over queries, keys and values.
     steps : int
         Of the Chebyshev iteration that solves the regression; 30 leave an error of 2e-4 at the worst.
+    features : int, optional
+        Width of queries and keys, of unit length, before linear maps per head (`KeyMap`) take them to `K`
+        numbers; there are no maps when it is left out. What `bmojo.compress` makes.
 
     Raises
     ------
@@ -229,8 +244,17 @@ class GatedKalmaNet(_Associative):
 
     gates = 3  # and how far the read-out goes from linear attention to the regression
 
-    def __init__(self, d_model: int, heads: int, state_size: int, *, conv: int = 4, steps: int = 30) -> None:
-        super().__init__(d_model, heads, state_size, conv=conv)
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        state_size: int,
+        *,
+        conv: int = 4,
+        steps: int = 30,
+        features: int | None = None,
+    ) -> None:
+        super().__init__(d_model, heads, state_size, conv=conv, features=features)
         self.steps = steps
 
     def init_state(self, batch: int) -> MixerState:

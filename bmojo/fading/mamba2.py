@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from bmojo.backends import backend_of, normed, state_dtype
 from bmojo.convolution import CausalConv
+from bmojo.fading.key_map import KeyMap
 from bmojo.fading.protocol import MixerState
 
 __all__ = ["Mamba2", "start_of_steps"]
@@ -38,11 +39,16 @@ class Mamba2(nn.Module):
         `N`.
     conv : int
         Taps of the causal convolution over `x`, `B`, `C`.
+    features : int, optional
+        Width `F` of `B` and `C` before linear maps (`KeyMap`) take them to the `N` numbers of the state;
+        there are no maps when it is left out. What `bmojo.compress` makes.
+    map_groups : int, optional
+        1, the default, or `heads`: how many maps there are.
 
     Raises
     ------
     ValueError
-        If `heads` does not divide `d_model`.
+        If `heads` does not divide `d_model`, or the maps do not fit.
 
     References
     ----------
@@ -58,14 +64,32 @@ class Mamba2(nn.Module):
     (torch.Size([3, 10, 16]), torch.Size([3, 2, 8, 4]))
     """
 
-    def __init__(self, d_model: int, heads: int, state_size: int, *, conv: int = 4) -> None:
+    key_map: KeyMap | None
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        state_size: int,
+        *,
+        conv: int = 4,
+        features: int | None = None,
+        map_groups: int = 1,
+    ) -> None:
         super().__init__()
         if d_model % heads:
             raise ValueError(f"Mamba2: heads={heads} does not divide d_model={d_model}.")
+        if map_groups not in (1, heads) or (features is None and map_groups != 1):
+            raise ValueError(
+                f"Mamba2: map_groups={map_groups} came with heads={heads}, features={features}; there is 1 "
+                "map or one for each head, and none without features."
+            )
         self.heads, self.head_dim, self.state_size = heads, d_model // heads, state_size
-        self.widths = [d_model, d_model + 2 * state_size, heads]
+        self.features = state_size if features is None else features
+        self.widths = [d_model, d_model + 2 * self.features, heads]
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
-        self.conv = CausalConv(d_model + 2 * state_size, conv, activation="silu")
+        self.conv = CausalConv(d_model + 2 * self.features, conv, activation="silu")
+        self.key_map = None if features is None else KeyMap(map_groups, features, state_size)
         self.dt_bias = nn.Parameter(start_of_steps(heads))
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1.0, 16.0)))
         self.D = nn.Parameter(torch.ones(heads))
@@ -73,7 +97,7 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
 
     def init_state(self, batch: int) -> MixerState:
-        """The convolution's tail (B, taps - 1, D + 2N) and the state (B, H, P, N), both zero."""
+        """The convolution's tail (B, taps - 1, D + 2F) and the state (B, H, P, N), both zero."""
         weight = self.out_proj.weight
         shape = (batch, self.heads, self.head_dim, self.state_size)
         return self.conv.init_tail(batch), weight.new_zeros(shape, dtype=state_dtype(weight.dtype))
@@ -102,7 +126,9 @@ class Mamba2(nn.Module):
     def _inputs(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`x`, what drives the scan, its logarithmic decays in the state's dtype, `B` and `C`."""
         kind = state_dtype(xBC.dtype)
-        x, B, C = xBC.split([self.widths[0], self.state_size, self.state_size], dim=-1)
+        x, B, C = xBC.split([self.widths[0], self.features, self.features], dim=-1)
+        if self.key_map is not None:
+            B, C = self.key_map(B, C)
         x = x.unflatten(-1, (self.heads, self.head_dim))
         dt = F.softplus(dt.to(kind) + self.dt_bias.to(kind))
         driven = (x * dt.unsqueeze(-1)).to(x.dtype)

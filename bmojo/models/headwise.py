@@ -115,6 +115,7 @@ def _headwise(
     nn.Module.__init__(mixer)
     inner = heads * head_dim
     mixer.heads, mixer.key_dim, mixer.value_dim, mixer.mixed = heads, head_dim, head_dim, 3 * inner
+    mixer.key_map = None
     mixer.in_proj = nn.Linear(d_model, 4 * inner + mixer.gates * heads, bias=bias)
     if bias:
         nn.init.zeros_(mixer.in_proj.bias)
