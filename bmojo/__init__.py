@@ -1,7 +1,18 @@
 """B'MOJO layers: four memories in one layer, trainable, streamed in constant space."""
 
 try:
-    from bmojo.bridge import LiftedModel, OutputMap, TimeVaryingRealization, lift, lower
+    from bmojo.bridge import (
+        LiftedLayer,
+        LiftedModel,
+        OutputMap,
+        TimeVaryingRealization,
+        hankel_spectrum,
+        lift,
+        lift_layer,
+        lower,
+        memory_curves,
+        time_constants,
+    )
     from bmojo.config import BMojoConfig
     from bmojo.layer import BMojo, prediction_loss
     from bmojo.models.language_model import BMojoLM
@@ -19,15 +30,20 @@ __all__ = [
     "BMojoLM",
     "BMojoState",
     "BMojoTrace",
+    "LiftedLayer",
     "LiftedModel",
     "OutputMap",
     "TimeVaryingRealization",
     "bare_mixer",
     "bmojo_f",
+    "hankel_spectrum",
     "lift",
+    "lift_layer",
     "lower",
+    "memory_curves",
     "prediction_loss",
     "sliding_window",
     "stacked_hybrid",
+    "time_constants",
     "transformer",
 ]

@@ -1,16 +1,30 @@
 """The bridge: realizations become layers, and layers along an input realizations."""
 
 from bmojo.bridge.lift import LiftedModel, lift
+from bmojo.bridge.lifted_layer import LiftedLayer, lift_layer
 from bmojo.bridge.lower import lower
+from bmojo.bridge.lower_factors import gramian_factors_along
+from bmojo.bridge.lower_memory import MemoryCurves, TimeConstants, memory_curves, time_constants
 from bmojo.bridge.lower_mixers import register_lowering
+from bmojo.bridge.lower_spectrum import HankelSpectrum, hankel_operator, hankel_spectrum
 from bmojo.bridge.output_map import OutputMap
 from bmojo.bridge.time_varying import TimeVaryingRealization
 
 __all__ = [
+    "HankelSpectrum",
+    "LiftedLayer",
     "LiftedModel",
+    "MemoryCurves",
     "OutputMap",
+    "TimeConstants",
     "TimeVaryingRealization",
+    "gramian_factors_along",
+    "hankel_operator",
+    "hankel_spectrum",
     "lift",
+    "lift_layer",
     "lower",
+    "memory_curves",
     "register_lowering",
+    "time_constants",
 ]

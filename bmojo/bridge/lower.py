@@ -79,8 +79,8 @@ def lower(layer: nn.Module, u: Any = None, *, state: Any = None, dt: float | Non
     Returns
     -------
     realization : TimeVaryingRealization, or StateSpace where `u` is left out
-        Of a `BMojoLM` a list, `None` for layers without a mixer. The model of a `LiftedModel` has the state
-        of the one that was lifted; its operating point stays `layer.input_mean` and `layer.output_mean`.
+        Of a `BMojoLM` a list, `None` for layers without a mixer. The model of what was lifted has the state
+        that the first one had; the operating point stays with the layer (`input_mean`, `output_mean`).
 
     Raises
     ------
@@ -151,9 +151,10 @@ def _model_of(layer: nn.Module, dt: float | None) -> StateSpace:
             "give tokens along which to lower it."
         )
     A, B, C, D = matrices_of(copy.deepcopy(inner).double())
-    if isinstance(core, LiftedModel):
-        basis = core.basis.detach().double().cpu().numpy()
-        A, B, C = basis @ A @ basis.T, basis @ B, C @ basis.T
+    lifted: Any = layer if isinstance(getattr(layer, "basis", None), Tensor) else core
+    if isinstance(getattr(lifted, "basis", None), Tensor):
+        basis, inverse = (x.detach().double().cpu().numpy() for x in (lifted.basis, lifted.inverse))
+        A, B, C = basis @ A @ inverse, basis @ B, C @ inverse
     return StateSpace(A, B, C, D, dt)
 
 

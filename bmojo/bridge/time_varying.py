@@ -202,6 +202,23 @@ class TimeVaryingRealization:
             product = self.advance(t, product)
         return product
 
+    def operator(self) -> Array:
+        r"""From all inputs to all outputs, block lower triangular: shape (G, T p, T m).
+
+        Block $(t, s)$ is $C_t \Phi(t, s + 1) B_s$ below the diagonal and $D_t$ on it. Of one head with
+        $m = p = 1$ it is the attention matrix that the recurrence amounts to.
+        """
+        steps, groups, n, m = self.B.shape
+        p = self.C.shape[2]
+        found, columns = np.zeros((groups, steps, p, steps * m)), np.zeros((groups, n, steps * m))
+        for t in range(steps):
+            now = slice(t * m, (t + 1) * m)
+            found[:, t] = self.C[t] @ columns
+            found[:, t, :, now] = self.D[t]
+            columns[..., : t * m] = self.advance(t, columns[..., : t * m])
+            columns[..., now] = self.B[t]
+        return found.reshape(groups, steps * p, steps * m)
+
     def instant(self, t: int) -> int:
         """A time from 0 (before the first token) to `T` (after the last); negative ones count from `T`."""
         found = t + self.length + 1 if t < 0 else t
