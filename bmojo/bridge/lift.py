@@ -35,6 +35,9 @@ class LiftedModel(nn.Module):
         The model's state is `basis` times the layer's.
     input_mean : Tensor, shape (m,)
     output_mean : Tensor, shape (p,)
+    delayed : int
+        Input columns, the last ones, that never act on the output at once: those of `y` in a predictor, which
+        would otherwise learn to pass on what it has to predict.
 
     Examples
     --------
@@ -51,10 +54,17 @@ class LiftedModel(nn.Module):
     output_mean: Tensor
 
     def __init__(
-        self, core: LTI, basis: Tensor, inverse: Tensor, input_mean: Tensor, output_mean: Tensor
+        self,
+        core: LTI,
+        basis: Tensor,
+        inverse: Tensor,
+        input_mean: Tensor,
+        output_mean: Tensor,
+        *,
+        delayed: int = 0,
     ) -> None:
         super().__init__()
-        self.core = core
+        self.core, self.delayed = core, delayed
         self.register_buffer("basis", basis)
         self.register_buffer("inverse", inverse)
         self.register_buffer("input_mean", input_mean)
@@ -69,7 +79,10 @@ class LiftedModel(nn.Module):
     def forward(self, u: Tensor, state: MixerState | None = None) -> Tensor | tuple[Tensor, MixerState]:
         """Outputs (B, T, p) for inputs (B, T, m); with the new state where one came in."""
         start = self.init_state(len(u)) if state is None else state
-        y, new_state = self.core(u - self.input_mean, start)
+        inputs = u - self.input_mean
+        y, new_state = self.core(inputs, start)
+        if self.delayed:
+            y = y - inputs[..., -self.delayed :] @ self.core.D[:, -self.delayed :].to(y.dtype).mT
         y = y + self.output_mean
         return y if state is None else (y, new_state)
 
@@ -169,7 +182,9 @@ def lift(
     system, input_mean, output_mean = in_role(model, role)
     core, found = core_of(system, parametrization, max_condition)
     buffers = (found.basis, found.inverse, input_mean, output_mean)
-    return LiftedModel(core, *(torch.tensor(np.array(x), dtype=torch.float64) for x in buffers)).to(dtype)
+    held = (torch.tensor(np.array(x), dtype=torch.float64) for x in buffers)
+    delayed = model.n_outputs if role == "predictor" else 0
+    return LiftedModel(core, *held, delayed=delayed).to(dtype)
 
 
 def in_role(model: StateSpace, role: Role) -> tuple[StateSpace, np.ndarray, np.ndarray]:

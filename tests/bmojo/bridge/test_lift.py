@@ -189,6 +189,20 @@ class TestTraining:
             assert float(torch.linalg.eigvals(layer.core.A().detach()).abs().max()) < 1
         assert errors[-1] < 1e-3 * errors[0]
 
+    @pytest.mark.parametrize("parametrization", ["schur", "modal", "diagonal"])
+    def test_a_predictor_never_learns_to_pass_on_its_target(self, parametrization, rng):
+        """Whatever its parameters are, the prediction of a sample does not depend on that sample."""
+        model = InnovationsModel([[0.5, 0.2], [-0.1, 0.4]], [[1.0], [0.3]], [[1.0, 0.5]], K=[[0.3], [0.1]])
+        layer = lift(model, role="predictor", parametrization=parametrization)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter += torch.randn_like(parameter)
+        z = torch.from_numpy(rng.standard_normal((1, 6, 2))).requires_grad_()
+        (seen,) = torch.autograd.grad(layer(z)[0, 3, 0], z)
+        assert seen[0, 3, 1] == 0
+        assert seen[0, 3, 0] != 0
+        assert seen[0, 2, 1] != 0
+
     def test_parameters_are_stored_and_read(self, rng, tmp_path):
         model = model_with(np.diag([0.9, 0.5, -0.2]))
         layer, other = lift(model), lift(model_with(np.diag([0.1, 0.2, 0.3]), seed=5))
