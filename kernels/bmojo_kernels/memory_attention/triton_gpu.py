@@ -116,7 +116,7 @@ def _parts(low, high, full_low, full_high, SIZE: tl.constexpr):
 
 @triton.jit
 def _near(
-    q, kp, vp, t, first_t, last_t, begin, base, group, G, D, DV, window, back, x, y, acc, dout, scale,
+    q, kp, vp, t, first_t, last_t, begin, base, group, GK, GV, D, DV, window, back, x, y, acc, dout, scale,
     KIND: tl.constexpr, PRECISION: tl.constexpr, FORWARD: tl.constexpr, KEYS: tl.constexpr,
     DP: tl.constexpr, DVP: tl.constexpr,
 ):  # fmt: skip
@@ -128,15 +128,15 @@ def _near(
         start = low + (tile + tl.where(tile >= left, count, 0)) * KEYS
         j = start + i
         there = j < high
-        k = load_rows(kp, base + start, i, there, group, G, D, 0, DP)
-        v = load_rows(vp, base + start, i, there, group, G, DV, 0, DVP)
+        k = load_rows(kp, base + start, i, there, group, GK, D, 0, DP)
+        v = load_rows(vp, base + start, i, there, group, GV, DV, 0, DVP)
         age = t[:, None] - back - j[None, :]
         seen = there[None, :] & (age >= 0) & (age < window)
         x, y, acc = _meet(q, k, v, seen, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, True, False)
     for tile in range(left, left + count):
         start = low + tile * KEYS
-        k = load_rows(kp, base + start, i, i >= 0, group, G, D, 0, DP)
-        v = load_rows(vp, base + start, i, i >= 0, group, G, DV, 0, DVP)
+        k = load_rows(kp, base + start, i, i >= 0, group, GK, D, 0, DP)
+        v = load_rows(vp, base + start, i, i >= 0, group, GV, DV, 0, DVP)
         x, y, acc = _meet(q, k, v, none, none, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, False, False)
     return x, y, acc
 
@@ -144,7 +144,7 @@ def _near(
 @triton.jit
 def _kept(
     q, kp, vp, index, rows, bias, t, chunk_of, first_chunk, last_chunk, begin, batch, first_key, POOL, group,
-    G, D, DV, window, BUDGET, x, y, acc, dout, scale,
+    GK, GV, D, DV, window, BUDGET, x, y, acc, dout, scale,
     KIND: tl.constexpr, PRECISION: tl.constexpr, FORWARD: tl.constexpr, KEYS: tl.constexpr,
     DP: tl.constexpr, DVP: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
@@ -154,8 +154,8 @@ def _kept(
             j, row, there, added = _members(
                 index, rows, bias, chunk, start, begin, batch, first_key, POOL, BUDGET, KEYS, ROWS, BIAS
             )
-            k = _tile(kp, row, there, group, G, D, DP)
-            v = _tile(vp, row, there, group, G, DV, DVP)
+            k = _tile(kp, row, there, group, GK, D, DP)
+            v = _tile(vp, row, there, group, GV, DV, DVP)
             seen = there[None, :] & (j[None, :] <= t[:, None] - window) & (chunk_of[:, None] == chunk)
             x, y, acc = _meet(
                 q, k, v, seen, added, x, y, acc, dout, scale, KIND, PRECISION, FORWARD, True, BIAS
@@ -211,8 +211,8 @@ def _fetched(
 def _walk(
     q, k, v, qf, kf, vf, qe, ke, ve, qr, kr, vr, bias_e, bias_r, index, rows, out, lse, dout, dlse, common,
     dq, dqf, dqe, dqr, first_row, sequence, bounds, chunk_base,
-    T, S, SF, POOL, NC, H, G, D, DV, window, chunk, start, BUDGET, RETRIEVED, scale,
-    FORWARD: tl.constexpr, PACKED: tl.constexpr, FADING: tl.constexpr, KEPT: tl.constexpr,
+    T, S, SF, POOL, NC, H, G, HQ, GK, GV, GKF, GVF, GKE, GVE, D, DV, window, chunk, start, BUDGET, RETRIEVED,
+    scale, FORWARD: tl.constexpr, PACKED: tl.constexpr, FADING: tl.constexpr, KEPT: tl.constexpr,
     FETCHED: tl.constexpr, OWN_F: tl.constexpr, OWN_E: tl.constexpr, OWN_R: tl.constexpr,
     ROWS: tl.constexpr, BIAS_E: tl.constexpr, BIAS_R: tl.constexpr, QUERIES: tl.constexpr,
     KEYS: tl.constexpr, DP: tl.constexpr, DVP: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
@@ -248,10 +248,10 @@ def _walk(
         y = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1) - tl.load(dlse + at, mask=live, other=0.0)
         tl.store(common + at, y, mask=live)
         acc = tl.zeros((QUERIES, DP), tl.float32)
-    here = _tile(q, row, live, head, H, D, DP)
+    here = _tile(q, row, live, head, HQ, D, DP)
     x, y, acc = _near(
-        here, k, v, t, first_t, last_t, tl.maximum(begin, first_key), key_base, group, G, D, DV, window, 0,
-        x, y, acc, do, scale, KIND, PRECISION, FORWARD, KEYS, DP, DVP,
+        here, k, v, t, first_t, last_t, tl.maximum(begin, first_key), key_base, group, GK, GV, D, DV,
+        window, 0, x, y, acc, do, scale, KIND, PRECISION, FORWARD, KEYS, DP, DVP,
     )  # fmt: skip
     if FADING:
         if OWN_F:
@@ -264,8 +264,8 @@ def _walk(
         else:
             part = acc
         x, y, part = _near(
-            query, kf, vf, t, first_t, last_t, tl.maximum(begin, first_fading), fading_base, group, G, D, DV,
-            window, window, x, y, part, do, scale, KIND, PRECISION, FORWARD, KEYS, DP, DVP,
+            query, kf, vf, t, first_t, last_t, tl.maximum(begin, first_fading), fading_base, group, GKF, GVF,
+            D, DV, window, window, x, y, part, do, scale, KIND, PRECISION, FORWARD, KEYS, DP, DVP,
         )  # fmt: skip
         if OWN_F and not FORWARD:
             _put(dqf, part * scale, row, live, head, H, D, DP)
@@ -284,8 +284,8 @@ def _walk(
             part = acc
         x, y, part = _kept(
             query, ke, ve, index, rows, bias_e, t, chunk_of, (first_t - begin) // chunk + base,
-            (last_t - begin) // chunk + base, begin, batch, first_key, POOL, group, G, D, DV, window, BUDGET,
-            x, y, part, do, scale, KIND, PRECISION, FORWARD, KEYS, DP, DVP, ROWS, BIAS_E,
+            (last_t - begin) // chunk + base, begin, batch, first_key, POOL, group, GKE, GVE, D, DV, window,
+            BUDGET, x, y, part, do, scale, KIND, PRECISION, FORWARD, KEYS, DP, DVP, ROWS, BIAS_E,
         )  # fmt: skip
         if OWN_E and not FORWARD:
             _put(dqe, part * scale, row, live, head, H, D, DP)
@@ -318,15 +318,15 @@ def _walk(
 
 @triton.jit
 def _queries(
-    q, lse, common, dout, from_t, there, shift, batch, head, T, H, D, DV, start, QUERIES: tl.constexpr,
-    DP: tl.constexpr, DVP: tl.constexpr,
+    q, lse, common, dout, from_t, there, shift, batch, head, T, H, HQ, D, DV, start,
+    QUERIES: tl.constexpr, DP: tl.constexpr, DVP: tl.constexpr,
 ):  # fmt: skip
     """What a tile of keys needs of the queries that it meets, those from `from_t` on."""
     row, i = shift + from_t, tl.arange(0, QUERIES)
     at = (batch.to(tl.int64) * H + head) * T + (from_t - start) + i
     total = tl.load(lse + at, mask=there, other=0.0) * LOG2_E
     return (
-        load_rows(q, row, i, there, head, H, D, 0, DP),
+        load_rows(q, row, i, there, head, HQ, D, 0, DP),
         load_rows(dout, row, i, there, head, H, DV, 0, DVP),
         tl.where(total == NEVER, 0.0, total),
         tl.load(common + at, mask=there, other=0.0),
@@ -336,7 +336,7 @@ def _queries(
 @triton.jit
 def _near_back(
     q, k, v, lse, common, dout, more_k, more_v, dk, dv, first_row, sequence, bounds, query_bounds,
-    T, S, H, G, D, DV, window, back, start, scale,
+    T, S, H, G, HQ, GK, GV, D, DV, window, back, start, scale,
     PACKED: tl.constexpr, MORE_K: tl.constexpr, MORE_V: tl.constexpr, QUERIES: tl.constexpr,
     KEYS: tl.constexpr, DP: tl.constexpr, DVP: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -356,7 +356,7 @@ def _near_back(
     low = tl.maximum((first - base).to(tl.int32) + back, (low_row - shift).to(tl.int32))
     last = (tl.minimum(first + KEYS, stop) - 1 - base).to(tl.int32)
     high = tl.minimum(last + back + window, (high_row - shift).to(tl.int32))
-    x, y = _tile(k, row, live, group, G, D, DP), _tile(v, row, live, group, G, DV, DVP)
+    x, y = _tile(k, row, live, group, GK, D, DP), _tile(v, row, live, group, GV, DV, DVP)
     dx, dy = tl.zeros((KEYS, DP), tl.float32), tl.zeros((KEYS, DVP), tl.float32)
     i, none = tl.arange(0, QUERIES), tl.zeros((KEYS,), tl.float32)
     full_high = (first - base).to(tl.int32) + back + window
@@ -368,8 +368,9 @@ def _near_back(
             t = from_t + i
             there = t < high
             query, do, total, shared = _queries(
-                q, lse, common, dout, from_t, there, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
-            )
+                q, lse, common, dout, from_t, there, shift, batch, head, T, H, HQ, D, DV, start, QUERIES, DP,
+                DVP,
+            )  # fmt: skip
             age = t[None, :] - back - j[:, None]
             seen = live[:, None] & there[None, :] & (age >= 0) & (age < window)
             dx, dy, _ = _meet_back(
@@ -378,8 +379,9 @@ def _near_back(
         for tile in range(left, left + count):
             from_t = low + tile * QUERIES
             query, do, total, shared = _queries(
-                q, lse, common, dout, from_t, i >= 0, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
-            )
+                q, lse, common, dout, from_t, i >= 0, shift, batch, head, T, H, HQ, D, DV, start, QUERIES, DP,
+                DVP,
+            )  # fmt: skip
             dx, dy, _ = _meet_back(
                 query, x, y, none, none, total, shared, dx, dy, none, do, scale, KIND, PRECISION, False, False
             )
@@ -395,7 +397,7 @@ def _near_back(
 @triton.jit
 def _kept_back(
     q, k, v, index, rows, bias, lse, common, dout, dk, dv, dbias, owners, lows, highs, bounds,
-    T, S, POOL, H, G, D, DV, window, start, BUDGET, scale,
+    T, S, POOL, H, G, HQ, GK, GV, D, DV, window, start, BUDGET, scale,
     PACKED: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     DP: tl.constexpr, DVP: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -412,7 +414,7 @@ def _kept_back(
     j, row, there, added = _members(
         index, rows, bias, chunk, first, begin, batch, start + T - S, POOL, BUDGET, KEYS, ROWS, BIAS
     )
-    x, y = _tile(k, row, there, group, G, D, DP), _tile(v, row, there, group, G, DV, DVP)
+    x, y = _tile(k, row, there, group, GK, D, DP), _tile(v, row, there, group, GV, DV, DVP)
     dx, dy = tl.zeros((KEYS, DP), tl.float32), tl.zeros((KEYS, DVP), tl.float32)
     db = tl.zeros((KEYS,), tl.float32)
     for member in range(H // G):
@@ -421,8 +423,9 @@ def _kept_back(
             t = from_t + tl.arange(0, QUERIES)
             inside = t < high
             query, do, total, shared = _queries(
-                q, lse, common, dout, from_t, inside, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
-            )
+                q, lse, common, dout, from_t, inside, shift, batch, head, T, H, HQ, D, DV, start, QUERIES, DP,
+                DVP,
+            )  # fmt: skip
             seen = there[:, None] & inside[None, :] & (j[:, None] <= t[None, :] - window)
             dx, dy, db = _meet_back(
                 query, x, y, seen, added, total, shared, dx, dy, db, do, scale, KIND, PRECISION, True, BIAS
@@ -438,7 +441,7 @@ def _kept_back(
 @triton.jit
 def _fetched_back(
     q, k, v, bias, lse, common, dout, dk, dv, dbias, bounds, ENTRIES, RETRIEVED, PIECES, PIECE,
-    T, H, G, D, DV, start, scale,
+    T, H, G, HQ, D, DV, start, scale,
     PACKED: tl.constexpr, BIAS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, DP: tl.constexpr,
     DVP: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -468,8 +471,9 @@ def _fetched_back(
             t = from_t + tl.arange(0, QUERIES)
             inside = t < high
             query, do, total, shared = _queries(
-                q, lse, common, dout, from_t, inside, shift, batch, head, T, H, D, DV, start, QUERIES, DP, DVP
-            )
+                q, lse, common, dout, from_t, inside, shift, batch, head, T, H, HQ, D, DV, start, QUERIES, DP,
+                DVP,
+            )  # fmt: skip
             seen = there[:, None] & inside[None, :]
             dx, dy, db = _meet_back(
                 query, x, y, seen, added, total, shared, dx, dy, db, do, scale, KIND, PRECISION, True, BIAS
@@ -495,8 +499,29 @@ def _add_up(parts, order, ends, out, WIDTH, TOGETHER: tl.constexpr, COLUMNS: tl.
     tl.store(out + row.to(tl.int64) * WIDTH + c, total.to(out.dtype.element_ty), mask=c < WIDTH)
 
 
+# What is read where it lies: as it comes from one projection, it is a part of that one's rows.
+SLICED = ("q", "k", "v", "k_fading", "v_fading", "k_eidetic", "v_eidetic")
+
+
+def _is_slice(x: Tensor) -> bool:
+    """Whether x (B, T, H, d) is some heads of a contiguous array of more of them."""
+    (batch, length, heads, width), (of_batch, of_row, of_head, of_entry) = x.shape, x.stride()
+    if x.numel() == 0 or of_entry != 1 or (heads > 1 and of_head != width):
+        return False
+    row = of_row if length > 1 else of_batch
+    return row % width == 0 and (min(batch, length) == 1 or of_batch == length * row)
+
+
+def _row_heads(x: Tensor) -> int:
+    """How many heads a row of the array holds that x (B, T, H, d) is a part of."""
+    batch, length, heads, width = x.shape
+    if length > 1:
+        return x.stride(1) // width
+    return x.stride(0) // width if batch > 1 else heads
+
+
 class Inputs(NamedTuple):
-    """The operator's arguments, contiguous."""
+    """The operator's arguments: heads of queries, keys and values may be some of those of wider rows."""
 
     q: Tensor
     k: Tensor
@@ -523,7 +548,13 @@ class Inputs(NamedTuple):
     @classmethod
     def of(cls, *arguments) -> Inputs:
         """Of the operator's arguments."""
-        return cls(*(x.contiguous() if isinstance(x, Tensor) else x for x in arguments))
+        inputs = cls(*arguments)
+        return cls(
+            *(
+                x.contiguous() if isinstance(x, Tensor) and not (name in SLICED and _is_slice(x)) else x
+                for name, x in inputs._asdict().items()
+            )
+        )
 
     @property
     def has_set(self) -> bool:
@@ -611,8 +642,9 @@ def _walk_all(x: Inputs, out: Tensor, lse: Tensor, grads: tuple[Tensor, ...] | N
         _or(x.rows, tiles.first), out, lse, dout, dlse, common, dq, dqf, dqe, dqr, tiles.first,
         tiles.sequence, tiles.bounds, _chunk_bases(x, tiles), length, k.shape[1],
         x.k_fading.shape[1] if x.k_fading is not None else length, pool_k.shape[1],
-        1 if x.index is None else x.index.shape[1], heads, k.shape[2], width, v.shape[3], x.window, x.chunk,
-        x.start, 1 if x.index is None else x.index.shape[2],
+        1 if x.index is None else x.index.shape[1], heads, k.shape[2],
+        *(_row_heads(y) for y in (q, k, v, _or(x.k_fading, k), _or(x.v_fading, v), pool_k, pool_v)), width,
+        v.shape[3], x.window, x.chunk, x.start, 1 if x.index is None else x.index.shape[2],
         1 if x.k_retrieved is None else x.k_retrieved.shape[1], x.scale, FORWARD=grads is None,
         FADING=fading, KEPT=x.has_set, FETCHED=x.has_retrieved, OWN_F=x.q_fading is not None,
         OWN_E=x.q_eidetic is not None, OWN_R=x.q_retrieved is not None, ROWS=x.rows is not None,
@@ -639,11 +671,14 @@ def backward(*arguments) -> list[Tensor]:
     """The operator `bmojo::memory_attention_backward` on a GPU."""
     x = Inputs.of(*arguments[:21])
     out, lse, dout, dlse = (y.contiguous() for y in arguments[21:])
-    found = [x.q.new_empty(0) if y is None else torch.empty_like(y) for y in x[:14]]
+    found = [
+        x.q.new_empty(0) if y is None else torch.empty_like(y, memory_format=torch.contiguous_format)
+        for y in x[:14]
+    ]
     if lse.numel() == 0:
         return [y.zero_() for y in found]
     common = torch.empty_like(lse)
-    queries = [torch.empty_like(x.q) if found[i].numel() == 0 else found[i] for i in (0, 3, 6, 10)]
+    queries = [x.q.new_empty(x.q.shape) if found[i].numel() == 0 else found[i] for i in (0, 3, 6, 10)]
     for own, used in zip(queries[1:], (x.k_fading is not None, x.has_set, x.has_retrieved), strict=True):
         if not used:
             own.zero_()
@@ -669,8 +704,9 @@ def _near_gradients(
     asked = tiles.bounds if x.cu_seqlens is not None else chunked(x.q, None, 1 << 30).bounds
     launch(
         _near_back, (tiles.count, k.shape[2]), q, k, v, *known, _or(more_k, k), _or(more_v, v), dk, dv,
-        tiles.first, tiles.sequence, tiles.bounds, asked, length, k.shape[1], heads, k.shape[2], width,
-        v.shape[3], x.window, back, x.start, x.scale, MORE_K=more_k is not None, MORE_V=more_v is not None,
+        tiles.first, tiles.sequence, tiles.bounds, asked, length, k.shape[1], heads, k.shape[2],
+        *map(_row_heads, (q, k, v)), width, v.shape[3], x.window, back, x.start, x.scale,
+        MORE_K=more_k is not None, MORE_V=more_v is not None,
         **options,
     )  # fmt: skip
 
@@ -696,8 +732,9 @@ def _kept_gradients(
     launch(
         _kept_back, (count, ceil_div(budget, options["KEYS"]), groups), _or(x.q_eidetic, x.q), pool_k, pool_v,
         x.index, _or(x.rows, x.index), _or(x.bias_eidetic, x.q), *known, dk, dv, dbias, owners, lows, highs,
-        bounds, length, x.k.shape[1], rows, heads, groups, width, x.v.shape[3], x.window, x.start, budget,
-        x.scale, ROWS=x.rows is not None, BIAS=x.bias_eidetic is not None, **options,
+        bounds, length, x.k.shape[1], rows, heads, groups,
+        *map(_row_heads, (_or(x.q_eidetic, x.q), pool_k, pool_v)), width, x.v.shape[3], x.window, x.start,
+        budget, x.scale, ROWS=x.rows is not None, BIAS=x.bias_eidetic is not None, **options,
     )  # fmt: skip
     order, ends = _uses(x, owners, rows)
     more_k = _summed(dk, order, ends, None if x.k_eidetic is None else found[7])
@@ -771,8 +808,8 @@ def _fetched_gradients(x: Inputs, known: tuple[Tensor, ...], found: list[Tensor]
     launch(
         _fetched_back, (entries * pieces, ceil_div(count, options["KEYS"]), groups), _or(x.q_retrieved, x.q),
         x.k_retrieved, x.v_retrieved, _or(x.bias_retrieved, x.q), *known, dk, dv, dbias, bounds, entries,
-        count, pieces, piece, length, heads, groups, width, x.v.shape[3], x.start, x.scale,
-        BIAS=x.bias_retrieved is not None, **options,
+        count, pieces, piece, length, heads, groups, _row_heads(_or(x.q_retrieved, x.q)), width,
+        x.v.shape[3], x.start, x.scale, BIAS=x.bias_retrieved is not None, **options,
     )  # fmt: skip
     found[11].copy_(dk.sum(0))
     found[12].copy_(dv.sum(0))

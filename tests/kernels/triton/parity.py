@@ -320,7 +320,7 @@ def test_gated_delta_scan_extreme_gates():
 
 def attention_case(
     T=18, *, B=1, H=2, G=1, window=6, chunk=4, places=5, start=0, S=None, own=False, pool=0, few=3,
-    cu=None, dtype=torch.float32, d=5, dv=7,
+    cu=None, dtype=torch.float32, d=5, dv=7, joined=False,
 ):  # fmt: skip
     module, bounds = kernels("memory_attention"), None if cu is None else torch.tensor(cu, device=DEVICE)
     S = S or T
@@ -340,6 +340,10 @@ def attention_case(
         of(B, pool, G, dv) if pool else None, of(B, pool or S), queries[2], of(entries, few, G, d, seed=7),
         of(entries, few, G, dv), bias.to(dtype),
     )  # fmt: skip
+    if joined:  # as they come from projections
+        inputs = (*side_by_side(*inputs[:3]), inputs[3], *side_by_side(*inputs[4:6]), *inputs[6:])
+        if pool:
+            inputs = (*inputs[:7], *side_by_side(*inputs[7:9]), *inputs[9:])
     fixed = (index, rows, bounds, window, chunk, start, 0.3)
 
     def oracle(q, k, v, qf, kf, vf, qe, ke, ve, be, qr, kr, vr, br):
@@ -356,6 +360,11 @@ def attention_case(
         inputs,
         dtype,
     )
+
+
+def side_by_side(*heads):
+    """The same, each a part of the rows of one array."""
+    return torch.cat(heads, 2).split([x.shape[2] for x in heads], 2)
 
 
 def eidetic_index(B, T, window, chunk, places, start, S, cu):
@@ -464,6 +473,11 @@ def test_memory_attention_with_queries_for_each_memory_and_keys_from_before():
     attention_case(T=11, start=7, S=16, own=True, H=4, G=2)
 
 
+def test_memory_attention_of_heads_that_lie_side_by_side():
+    attention_case(T=11, B=2, H=4, G=2, dv=5, joined=True)
+    attention_case(T=21, cu=PACKED, pool=9, chunk=3, H=4, G=2, dv=5, joined=True)
+
+
 def test_memory_attention_with_a_pool_and_packed_sequences():
     attention_case(T=21, cu=PACKED, pool=9, chunk=3)
 
@@ -544,7 +558,10 @@ def test_causal_conv1d_of_many_channels_packed():
 @on_a_gpu
 @full_width
 def test_memory_attention_of_full_width(width, dtype):
-    attention_case(B=2, T=300, H=4, G=2, window=70, chunk=32, places=40, dtype=dtype, d=width, dv=width)
+    for joined in (False, True):
+        attention_case(
+            B=2, T=300, H=4, G=2, window=70, chunk=32, places=40, dtype=dtype, d=width, dv=width, joined=joined
+        )  # fmt: skip
 
 
 @on_a_gpu
