@@ -17,10 +17,28 @@ def table(
 
     Angles are formed in float64: at a position of a million float32 would miss them by a tenth.
     """
+    if torch.compiler.is_compiling():
+        # One operator: the compiler would work out an angle in float64 for every entry of every head.
+        return _table(position, width, base, dtype)
+    return _worked_out(position, width, base, dtype)
+
+
+def _worked_out(position: Tensor, width: int, base: float, dtype: torch.dtype) -> Table:
     half = width // 2
     frequency = base ** (-torch.arange(half, dtype=torch.float64, device=position.device) / half)
     angle = (position.unsqueeze(-1) * frequency).unsqueeze(-2)
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@torch.library.custom_op("bmojo::rotary_table", mutates_args=())
+def _table(position: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return _worked_out(position, width, base, dtype)
+
+
+@_table.register_fake
+def _(position: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    cosine, sine = (position.new_empty(*position.shape, 1, width // 2, dtype=dtype) for _ in range(2))
+    return cosine, sine
 
 
 def turn(x: Tensor, angles: Table, *, back: bool = False) -> Tensor:

@@ -6,10 +6,10 @@ from meta tensors, so that every kernel is compiled for chips that are not here 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ __all__ = [
     "recording",
     "store_rows",
     "store_tile",
+    "tables",
 ]
 
 # Multiprocessors of each chip, for deciding how far to split time.
@@ -275,6 +276,24 @@ def chunked(x: Tensor, cu_seqlens: Tensor | None, length: int) -> Chunks:
     return Chunks(bounds, first, torch.where(there, sequence, -1).int(), offsets, length, length >= steps)
 
 
+def tables(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Let small tables on the device that follow from their arguments alone be made once and kept.
+
+    Each would take several launches in every pass. One stream's are not another's, and what is made while a
+    graph is captured belongs to the graph.
+    """
+    kept = lru_cache(maxsize=256)(lambda stream, *arguments: make(*arguments))
+
+    def found(*arguments: Any) -> Any:
+        device = next(x for x in arguments if isinstance(x, torch.device))
+        if device.type != "cuda" or _recorders or torch.cuda.is_current_stream_capturing():
+            return make(*arguments)
+        return kept(torch.cuda.current_stream(device).cuda_stream, *arguments)
+
+    return found
+
+
+@tables
 def _even(batch: int, steps: int, length: int, device: torch.device) -> Chunks:
     """Chunks of sequences of one length, from as few operations as can be: each is a launch."""
     each = -(-steps // length)

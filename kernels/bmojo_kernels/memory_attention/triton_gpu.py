@@ -30,6 +30,7 @@ from bmojo_kernels.triton_support import (
     precision,
     product_dtype,
     store_tile,
+    tables,
 )
 
 __all__ = ["backward", "forward"]
@@ -620,10 +621,16 @@ def _shared(x: Inputs, walk: int) -> dict[str, object]:
 def _chunk_bases(x: Inputs, tiles: Chunks) -> Tensor:
     """What turns the number of a chunk within its sequence into its row of the index."""
     if x.cu_seqlens is None:
-        count = 1 if x.index is None else x.index.shape[1]
-        return torch.arange(x.q.shape[0], device=x.q.device, dtype=torch.int32) * count - x.start // x.chunk
+        return _even_bases(
+            x.q.shape[0], 1 if x.index is None else x.index.shape[1], x.start // x.chunk, x.q.device
+        )
     sizes = (tiles.bounds.diff() + (x.chunk - 1)) // x.chunk
     return (sizes.cumsum(0) - sizes).int()
+
+
+@tables
+def _even_bases(batch: int, count: int, first: int, device: torch.device) -> Tensor:
+    return torch.arange(batch, device=device, dtype=torch.int32) * count - first
 
 
 def _walk_all(x: Inputs, out: Tensor, lse: Tensor, grads: tuple[Tensor, ...] | None) -> None:
@@ -750,10 +757,7 @@ def _chunk_table(x: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     device, count = x.q.device, x.index.shape[1]
     batch, length = x.q.shape[:2]
     if x.cu_seqlens is None:
-        first = (torch.arange(count, device=device) + x.start // x.chunk) * x.chunk
-        low, high = first.clamp(min=x.start), (first + x.chunk).clamp(max=x.start + length)
-        owner = torch.arange(batch, device=device).repeat_interleave(count)
-        return owner.int(), low.repeat(batch).int(), high.repeat(batch).int()
+        return _even_table(batch, length, count, x.start, x.chunk, device)
     bounds = x.cu_seqlens.to(device=device, dtype=torch.int64)
     sizes = (bounds.diff() + (x.chunk - 1)) // x.chunk
     ends = sizes.cumsum(0)
@@ -763,6 +767,16 @@ def _chunk_table(x: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     low = bounds[known] + (number - ends[known] + sizes[known]) * x.chunk
     high = torch.minimum(low + x.chunk, bounds[known + 1])
     return torch.where(owner < len(bounds) - 1, owner, -1).int(), low.int(), high.int()
+
+
+@tables
+def _even_table(
+    batch: int, length: int, count: int, start: int, chunk: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    first = (torch.arange(count, device=device) + start // chunk) * chunk
+    low, high = first.clamp(min=start), (first + chunk).clamp(max=start + length)
+    owner = torch.arange(batch, device=device).repeat_interleave(count)
+    return owner.int(), low.repeat(batch).int(), high.repeat(batch).int()
 
 
 def _uses(x: Inputs, owners: Tensor, pool: int) -> tuple[Tensor, Tensor]:
