@@ -1,12 +1,14 @@
 """B'MOJO layers: four memories in one layer, trainable, streamed in constant space."""
 
 try:
+    from bmojo import plot
     from bmojo.bridge import (
         LiftedLayer,
         LiftedModel,
         OutputMap,
         TimeVaryingRealization,
         hankel_spectrum,
+        initialize_from,
         lift,
         lift_layer,
         lower,
@@ -37,10 +39,12 @@ __all__ = [
     "bare_mixer",
     "bmojo_f",
     "hankel_spectrum",
+    "initialize_from",
     "lift",
     "lift_layer",
     "lower",
     "memory_curves",
+    "plot",
     "prediction_loss",
     "sliding_window",
     "stacked_hybrid",

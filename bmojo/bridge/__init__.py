@@ -1,5 +1,8 @@
 """The bridge: realizations become layers, and layers along an input realizations."""
 
+from bmojo.bridge.compress import Compression, MixerReport, compress
+from bmojo.bridge.empirical import EmpiricalGramians, empirical_gramians
+from bmojo.bridge.initialize import MixerStart, initialize_from, match_blocks
 from bmojo.bridge.lift import LiftedModel, lift
 from bmojo.bridge.lifted_layer import LiftedLayer, lift_layer
 from bmojo.bridge.lower import lower
@@ -11,19 +14,27 @@ from bmojo.bridge.output_map import OutputMap
 from bmojo.bridge.time_varying import TimeVaryingRealization
 
 __all__ = [
+    "Compression",
+    "EmpiricalGramians",
     "HankelSpectrum",
     "LiftedLayer",
     "LiftedModel",
     "MemoryCurves",
+    "MixerReport",
+    "MixerStart",
     "OutputMap",
     "TimeConstants",
     "TimeVaryingRealization",
+    "compress",
+    "empirical_gramians",
     "gramian_factors_along",
     "hankel_operator",
     "hankel_spectrum",
+    "initialize_from",
     "lift",
     "lift_layer",
     "lower",
+    "match_blocks",
     "memory_curves",
     "register_lowering",
     "time_constants",
