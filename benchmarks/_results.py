@@ -38,6 +38,8 @@ class Row:
         What the value is to reach.
     larger_is_better : bool
         Whether a value above the goal meets it.
+    interval : pair of float, optional
+        Where the true value lies with a probability that the benchmark names.
     """
 
     case: str
@@ -48,11 +50,14 @@ class Row:
     ratio: float | None = None
     goal: float | None = None
     larger_is_better: bool = True
+    interval: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, with the ratio and whether the goal is met."""
         plain = asdict(self)
         better = plain.pop("larger_is_better")
+        if self.interval is None:
+            plain.pop("interval")
         if self.ratio is None and self.peer_value:
             plain["ratio"] = self.value / self.peer_value
         plain["met"] = None
@@ -81,6 +86,8 @@ def write_results(name: str, rows: Sequence[Row]) -> Path:
 def line(row: dict[str, object]) -> str:
     """One row in writing."""
     text = f"{row['case']:<64} {row['value']:>10.4g} {row['unit']}"
+    if row.get("interval"):
+        text += " [{:.3g}, {:.3g}]".format(*row["interval"])
     if row["peer"]:
         ratio = "" if row["ratio"] is None else f", ratio {row['ratio']:.3g}"
         text += f"  ({row['peer']}: {row['peer_value']:.4g}{ratio})"
