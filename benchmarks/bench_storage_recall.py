@@ -15,7 +15,7 @@ from _results import Row, write_results
 from bmojo import BMojoConfig, BMojoLM
 from bmojo.storage import FlatStore, attach, detach
 from bmojo.tasks import GapRecall
-from bmojo.training.loop import Stage, recall_accuracy, train_recall
+from bmojo.training import Stage, recall_accuracy, train_recall
 
 VOCABULARY, READ = 256, 4
 SHORT = GapRecall(pairs=4, gap=12, queries=8, vocabulary=VOCABULARY)

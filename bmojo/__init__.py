@@ -21,6 +21,7 @@ try:
     from bmojo.presets import bare_mixer, bmojo_f, sliding_window, stacked_hybrid, transformer
     from bmojo.state import BMojoState
     from bmojo.trace import BMojoTrace
+    from bmojo.training.run import train
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
@@ -49,5 +50,6 @@ __all__ = [
     "sliding_window",
     "stacked_hybrid",
     "time_constants",
+    "train",
     "transformer",
 ]

@@ -10,7 +10,7 @@ import torch
 from bmojo.config import BMojoConfig
 from bmojo.models.language_model import BMojoLM
 from bmojo.tasks.recall import GapRecall
-from bmojo.training.loop import Stage, recall_accuracy, train_recall
+from bmojo.training import Stage, recall_accuracy, train_recall
 
 __all__ = [
     "CONTENDERS",

@@ -25,7 +25,7 @@ from bmojo.storage import (
     detach,
 )
 from bmojo.tasks import GapRecall
-from bmojo.training.loop import Stage, recall_accuracy, train_recall
+from bmojo.training import Stage, recall_accuracy, train_recall
 from tests.bmojo.storage.fake_milvus import FakeMilvus
 from tests.layers import configs, in_pieces, perturbed, stepped, tokens
 from tests.tolerances import assert_close
