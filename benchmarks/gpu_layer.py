@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import bench_layer_speed as bench
@@ -34,14 +34,45 @@ def setting(device: Device, compiled: bool) -> bench.Setting:
     )
 
 
-def training(device: Device, compiled: bool) -> Iterator[Row]:
+def training(device: Device) -> Iterator[Row]:
+    where = setting(device, False)
+    models = bench.contenders(where, bench.DEPTH)
+    for length in where.lengths:
+        name = f"{bench.DEPTH} blocks, T = {length}"
+        yield from bench._training_rows(where, models, name, length, bench.DEPTH)
+
+
+def graphed(device: Device, compiled: bool) -> Iterator[Row]:
+    """Steps that are captured once and replayed: what the GPU takes, however slow its processor is."""
     where = setting(device, compiled)
     models = bench.contenders(where, bench.DEPTH)
     if compiled:  # each takes the compiler its time
         models = {name: models[name] for name in ("B'MOJO", "Transformer")}
-    for length in where.lengths:
-        name = f"{bench.DEPTH} blocks, T = {length}"
-        yield from bench._training_rows(where, models, name, length, bench.DEPTH)
+    for length in (8192,) if compiled else (2048, 8192, 32768):
+        length = device.size(length, 32)
+        calls = {key: bench.training(where, model.train(), length) for key, model in models.items()}
+        times = {
+            key: device.milliseconds(call if device.dry else captured(call)) for key, call in calls.items()
+        }
+        ours = times.pop("B'MOJO")
+        for peer, taken in times.items():
+            goal = {"Transformer": 0.9 if length == 8192 else None, "B'MOJO-F": 1.15}.get(peer)
+            case = f"training step in a CUDA graph, {bench.DEPTH} blocks, T = {length}, {where.what}"
+            yield bench.ratio_row(case, ours, "ms", peer, taken, goal)
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """A call as a graph that can be replayed."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def decoding(device: Device) -> Iterator[Row]:
@@ -80,7 +111,8 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
 
 CASES = {
     **{f"layer parity {mixer}": partial(parity, mixer=mixer) for mixer in MIXERS},
-    "layer training": partial(training, compiled=False),
-    "layer training compiled": partial(training, compiled=True),
+    "layer training": training,
+    "layer training graphed": partial(graphed, compiled=False),
+    "layer training compiled": partial(graphed, compiled=True),
     "layer decoding": decoding,
 }

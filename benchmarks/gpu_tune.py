@@ -72,8 +72,9 @@ def linear_choices() -> Iterator[Choice]:
 def selective_choices() -> Iterator[Choice]:
     kernels = module("selective_scan")
     yield Choice("shipped", {}, (1, 2), (3,))
-    for steps in (1, 2, 4, 8):
-        yield Choice(f"{steps} steps", {"_options": merged(kernels._options, STEPS=steps)}, (1, 2, 4), (3,))
+    for lanes, steps in ((32, 2), (32, 4), (16, 2), (16, 4), (16, 8), (8, 2), (8, 4), (8, 8)):
+        patches = {"LANES": lanes, "_options": merged(kernels._options, STEPS=steps)}
+        yield Choice(f"{lanes} lanes, {steps} steps", patches, (1, 2), (3,))
 
 
 def ssd_choices() -> Iterator[Choice]:

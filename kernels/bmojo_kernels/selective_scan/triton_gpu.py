@@ -30,6 +30,7 @@ from bmojo_kernels.triton_support import (
 __all__ = ["backward", "forward"]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LANES = 32  # channels of a tile
 MOST_STATES = 64  # of a tile; more are taken in blocks
 SHORTEST = 512  # steps of a chunk at least, where time is cut
 
@@ -297,7 +298,7 @@ class Plan:
 
 def _options(u: Tensor, states: int, back: bool) -> dict[str, int]:
     """Sides of a tile, and warps: what stays in registers."""
-    padded, channels = power_of_two(states), min(power_of_two(u.shape[2]), 32)
+    padded, channels = power_of_two(states), min(power_of_two(u.shape[2]), LANES)
     steps, each = (2, 16) if back else (4, 64)
     warps = min(8, max(1, steps * padded * channels // (32 * each)))
     if architecture(u).startswith("gfx"):
@@ -308,7 +309,7 @@ def _options(u: Tensor, states: int, back: bool) -> dict[str, int]:
 def _plan(u: Tensor, cu_seqlens: Tensor | None) -> Plan:
     """Whole sequences where their channels occupy half the chip; else chunks, which take one pass more."""
     (_, length, width), strides = u.shape, chunked(u, cu_seqlens, GPU_STRIDE)
-    columns = ceil_div(width, min(power_of_two(width), 32))
+    columns = ceil_div(width, min(power_of_two(width), LANES))
     sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     if sequences * columns >= 2 * processors(u) or length <= SHORTEST:
         return Plan(chunked(u, cu_seqlens, max(length, 1)), columns, strides.offsets)
