@@ -89,8 +89,8 @@ class Memories:
         )
         return (out, None) if self.stored is None else self.stored.joined(out, lse.transpose(1, 2))
 
-    def read_by_segment(self, *, window: int, chunk: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """The same by the definition, with the mass (B, T, H, segments) of each memory, and their names."""
+    def segments(self, *, window: int, chunk: int) -> tuple[Chunks, list[Segment]]:
+        """The memories one by one, storage apart, and how their queries are cut."""
         chunks = Chunks.of(
             position=self.start, length=self.queries.shape[1], chunk=chunk, device=self.queries.device
         )
@@ -110,6 +110,11 @@ class Memories:
             segments.append(placed(chunks, queries, pool, self.index, rows, self.gate, window=window))
         if self.retrieved is not None:
             segments.append(everywhere(chunks, cut(self.retrieved_queries), self.retrieved))
+        return chunks, segments
+
+    def read_by_segment(self, *, window: int, chunk: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        """The same by the definition, with the mass (B, T, H, segments) of each memory, and their names."""
+        chunks, segments = self.segments(window=window, chunk=chunk)
         out, mass = attend(segments, scale=self.queries.shape[-1] ** -0.5)
         out, mass = chunks.join(out), chunks.join(mass)
         names = tuple(segment.name for segment in segments)

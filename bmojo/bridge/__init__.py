@@ -1,5 +1,6 @@
 """The bridge: realizations become layers, and layers along an input realizations."""
 
+from bmojo.bridge.ablation import MEMORIES, MemoryShares, ablate, memory_shares
 from bmojo.bridge.compress import Compression, MixerReport, compress
 from bmojo.bridge.empirical import EmpiricalGramians, empirical_gramians
 from bmojo.bridge.initialize import MixerStart, initialize_from, match_blocks
@@ -14,17 +15,20 @@ from bmojo.bridge.output_map import OutputMap
 from bmojo.bridge.time_varying import TimeVaryingRealization
 
 __all__ = [
+    "MEMORIES",
     "Compression",
     "EmpiricalGramians",
     "HankelSpectrum",
     "LiftedLayer",
     "LiftedModel",
     "MemoryCurves",
+    "MemoryShares",
     "MixerReport",
     "MixerStart",
     "OutputMap",
     "TimeConstants",
     "TimeVaryingRealization",
+    "ablate",
     "compress",
     "empirical_gramians",
     "gramian_factors_along",
@@ -36,6 +40,7 @@ __all__ = [
     "lower",
     "match_blocks",
     "memory_curves",
+    "memory_shares",
     "register_lowering",
     "time_constants",
 ]

@@ -165,9 +165,10 @@ def _layers_of(
     numbers = numbers if numbers.ndim == 2 else numbers.unsqueeze(0)
     if len(numbers) != 1:
         raise ShapeError(f"lower: {len(numbers)} sequences came; lower one after the other.")
-    model = copy.deepcopy(model).double().cpu().eval()
+    whole, model = model, copy.deepcopy(model).double().cpu().eval()
     x, found = model.embedding(numbers.cpu()), []
     for i, block in enumerate(model._blocks()):
+        block.layer.storage = whole._blocks()[i].layer.storage  # a copy has none
         u = block.norm(x)
         before = None if state is None else state[i]
         found.append(None if block.layer.mixer is None else lower(block.layer, u, state=before, dt=dt))

@@ -169,8 +169,9 @@ def dense_bmojo(
     *,
     retrieved: tuple[Retrieved, Retrieved] | None = None,
     budget: int | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Dense:
-    """The layer along one sequence; `budget` is the places of its state."""
+    """The layer along one sequence; `budget` is the places of its state, `without` what is taken away."""
     self, config, w = Layer(layer), layer.config, layer.config.window
     f, innovations = self.fading(u)
     if w == 0:
@@ -213,13 +214,16 @@ def dense_bmojo(
                     seen.append(Key("eidetic", reader, key, v[j, g], float(log_gate[j])))
             for r in range(0 if retrieved is None else len(retrieved[0])):
                 seen.append(Key("retrieved", q[t, h], retrieved[0][r, g], retrieved[1][r, g], 0.0))
+            seen = [key for key in seen if key.segment not in without]
             weights = softmax([key.query @ key.key / np.sqrt(len(own)) + key.bias for key in seen])
-            heads.append(sum(weight * key.value for weight, key in zip(weights, seen, strict=True)))
+            read = (weight * key.value for weight, key in zip(weights, seen, strict=True))
+            heads.append(sum(read, start=np.zeros(len(q[t, h]))))
             for weight, key in zip(weights, seen, strict=True):
                 mass[t, h, names.index(key.segment)] += weight
         outputs.append(self.all["out_proj.weight"] @ np.concatenate(heads))
     output = np.array(outputs)
-    return Dense(output + f if config.fading_readout == "add" else output, f, scores, sets, mass)
+    added = config.fading_readout == "add" and "readout" not in without
+    return Dense(output + f if added else output, f, scores, sets, mass)
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
