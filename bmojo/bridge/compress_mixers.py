@@ -142,8 +142,8 @@ def _mamba(mixer: Mamba, u: Tensor, order: int, weight: Tensor) -> Reduced:
     options = {"conv": mixer.conv.weight.shape[1], "expand": inner // width}
     small = Mamba(width, order, **options)
     low, B, C = mixer.x_proj.weight.split([mixer.rank, mixer.state_size, mixer.state_size])
-    rows = torch.cat([low, B[kept], read.mT.to(C) @ C])
-    changed = {"x_proj.weight": rows, "A_log": mixer.A_log[:, kept]}
+    rows = torch.cat([low, B[kept], read.mT.to(C) @ C]).detach()
+    changed = {"x_proj.weight": rows, "A_log": mixer.A_log[:, kept].detach()}
     small.load_state_dict(copy.deepcopy({**mixer.state_dict(), **changed}), assign=True)
     lost = torch.eye(len(reach), dtype=reach.dtype, device=reach.device)
     lost[kept] -= read.mT

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from bmojo_kernels.gated_kalman_scan.naive import chebyshev
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,8 @@ from realization.errors import ShapeError
 
 __all__ = ["EmpiricalGramians", "Recurrence", "empirical_gramians", "recurrence_of"]
 
-RIDGE, SMALLEST = 0.02, 1e-6  # of the Kalman scan
+BLOCK = 32  # times that are solved for at once
+RIDGE = 0.02  # the Kalman scan's own, which the mixer leaves as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class Recurrence:
         $\beta_t$ of a delta rule.
     mixing : Tensor, shape (B, T, H), optional
         $a_t$ of a Kalman one.
+    steps : int
+        Of the iteration by which a Kalman one solves.
 
     Examples
     --------
@@ -65,6 +69,7 @@ class Recurrence:
     gain: Tensor
     strength: Tensor | None = None
     mixing: Tensor | None = None
+    steps: int = 30
 
     def mapped(self, write: Tensor) -> Recurrence:
         r"""The recurrence of keys $W^\top k_t$, for `write` (H or 1, F, N); queries stay as they are."""
@@ -81,28 +86,34 @@ class Recurrence:
 
     def operators(self) -> Iterator[Tensor]:
         """The read operators $Z_t$ (B, H, P, F), one time after the other."""
-        batch, steps, heads, width = self.keys.shape
-        S = self.keys.new_zeros(batch, heads, self.values.shape[-1], width)
-        H = self.keys.new_zeros(batch, heads, width, width)
-        for t in range(steps):
-            k, v, decay = self.keys[:, t], self.values[:, t], self.decay[:, t]
-            S = decay * S
-            if self.strength is not None:
-                predicted = (S @ k.unsqueeze(-1)).squeeze(-1)
-                v = self.strength[:, t].unsqueeze(-1) * (v - predicted)
-            S = S + v.unsqueeze(-1) * k.unsqueeze(-2)
-            if self.mixing is None:
-                yield S
-                continue
-            H = decay * H + k.unsqueeze(-1) * k.unsqueeze(-2)
-            yield S @ self._filter(H, self.mixing[:, t])
+        S = self.values[:, 0].unsqueeze(-1) * torch.zeros_like(self.keys[:, 0]).unsqueeze(-2)
+        for start in range(0, self.keys.shape[1], BLOCK):
+            filters = None if self.mixing is None else self._filters(start)
+            for t in range(start, min(start + BLOCK, self.keys.shape[1])):
+                k, v, S = self.keys[:, t], self.values[:, t], self.decay[:, t] * S
+                if self.strength is not None:
+                    predicted = (S @ k.unsqueeze(-1)).squeeze(-1)
+                    v = self.strength[:, t].unsqueeze(-1) * (v - predicted)
+                S = S + v.unsqueeze(-1) * k.unsqueeze(-2)
+                yield S if filters is None else S @ filters[t - start]
 
-    @staticmethod
-    def _filter(H: Tensor, mixing: Tensor) -> Tensor:
-        identity = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-        ridge = torch.linalg.vector_norm(H, dim=(-2, -1)).mul(RIDGE).clamp_min(SMALLEST)
-        inverse = torch.linalg.inv(H + ridge[..., None, None] * identity)
+    def _filters(self, start: int) -> Tensor:
+        """$M_t$ of a block of times, (times, B, H, F, F)."""
+        assert self.mixing is not None
+        found = torch.stack(self._gramians[start : start + BLOCK])
+        identity = torch.eye(found.shape[-1]).to(found)
+        inverse = chebyshev(found, RIDGE, identity.expand_as(found), self.steps)
+        mixing = self.mixing[:, start : start + BLOCK].movedim(1, 0)
         return torch.lerp(identity, inverse, mixing[..., None, None])
+
+    @cached_property
+    def _gramians(self) -> list[Tensor]:
+        """$H_t$ of a Kalman rule, (B, H, F, F) at each time."""
+        k = self.keys
+        found = [k[:, 0].unsqueeze(-1) * k[:, 0].unsqueeze(-2)]
+        for t in range(1, k.shape[1]):
+            found.append(self.decay[:, t] * found[-1] + k[:, t].unsqueeze(-1) * k[:, t].unsqueeze(-2))
+        return found
 
 
 def recurrence_of(mixer: nn.Module, u: Tensor) -> Recurrence:
@@ -171,8 +182,10 @@ def _delta(mixer: GatedDeltaNet, u: Tensor) -> Recurrence:
 
 def _kalman(mixer: GatedKalmaNet, u: Tensor) -> Recurrence:
     q, k, v, gate, (beta, decay, alpha) = _associated(mixer, u)
+    steps: Any = mixer.steps
     k, v = (x * beta.double().unsqueeze(-1) for x in (k, v))
-    return _normed(mixer, Recurrence("ridge", k, q, v, _scalar(decay), gate, mixing=alpha.double()))
+    found = Recurrence("ridge", k, q, v, _scalar(decay), gate, mixing=alpha.double(), steps=steps)
+    return _normed(mixer, found)
 
 
 def _associated(mixer: Any, u: Tensor) -> tuple[Any, ...]:
