@@ -33,9 +33,16 @@ MODULES = ("gpu_scans", "gpu_attention", "gpu_layer")
 PARITY = "tests/kernels/triton/parity.py"
 LIMIT = 450  # seconds: the whole is to end within eight minutes
 CASE_LIMIT = 40
-SLOW = {"layer training compiled": 120, "gated_delta_scan peer": 120, "ssd_scan peer": 120}  # to begin with
+SLOW = {
+    "layer busy": 180,
+    "layer training compiled": 120,
+    "gated_delta_scan peer": 120,
+    "ssd_scan peer": 120,
+}  # to begin with
 # What takes a compiler long, or is the least of it, comes last.
 LAST = (
+    "layer training graphed",
+    "layer busy",
     "layer training compiled",
     "linear_scan peer",
     *(f"memory_attention {width} {part}" for part in ("fading", "set") for width in (64, 128)),

@@ -61,6 +61,34 @@ def graphed(device: Device, compiled: bool) -> Iterator[Row]:
             yield bench.ratio_row(case, ours, "ms", peer, taken, goal)
 
 
+def busy(device: Device) -> Iterator[Row]:
+    """Of a step the time in which the GPU computes: the rest it waits for its processor."""
+    for compiled in (False,) if device.dry else (False, True):
+        where, found = setting(device, compiled), {}
+        length = device.size(8192, 32)
+        for name, model in bench.contenders(where, bench.DEPTH).items():
+            if compiled and name not in ("B'MOJO", "Transformer"):  # each takes the compiler its time
+                continue
+            found[name] = busy_milliseconds(device, bench.training(where, model.train(), length))
+        case = f"GPU busy in a training step, {bench.DEPTH} blocks, T = {length}, {where.what}"
+        for peer in [name for name in found if name != "B'MOJO"]:
+            yield bench.ratio_row(case, found["B'MOJO"], "ms", peer, found[peer], None)
+
+
+def busy_milliseconds(device: Device, call: Callable[[], object], steps: int = 3) -> float:
+    """Sum of the times of the kernels of a call, one of `steps`."""
+    for _ in range(1 if device.dry else 3):
+        call()
+    if device.dry or device.once:
+        return 1.0
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            call()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 1e3 / steps
+
+
 def captured(call: Callable[[], object]) -> Callable[[], object]:
     """A call as a graph that can be replayed."""
     stream = torch.cuda.Stream()
@@ -112,6 +140,7 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
 CASES = {
     **{f"layer parity {mixer}": partial(parity, mixer=mixer) for mixer in MIXERS},
     "layer training": training,
+    "layer busy": busy,
     "layer training graphed": partial(graphed, compiled=False),
     "layer training compiled": partial(graphed, compiled=True),
     "layer decoding": decoding,

@@ -30,7 +30,7 @@ from bmojo_kernels.triton_support import (
 __all__ = ["backward", "forward"]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-LANES = 32  # channels of a tile
+LANES = 16  # channels of a tile
 MOST_STATES = 64  # of a tile; more are taken in blocks
 SHORTEST = 512  # steps of a chunk at least, where time is cut
 
@@ -299,7 +299,7 @@ class Plan:
 def _options(u: Tensor, states: int, back: bool) -> dict[str, int]:
     """Sides of a tile, and warps: what stays in registers."""
     padded, channels = power_of_two(states), min(power_of_two(u.shape[2]), LANES)
-    steps, each = (2, 16) if back else (4, 64)
+    steps, each = (8, 32) if back else (8, 64)
     warps = min(8, max(1, steps * padded * channels // (32 * each)))
     if architecture(u).startswith("gfx"):
         warps = max(1, warps // 2)

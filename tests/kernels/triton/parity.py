@@ -558,10 +558,9 @@ def test_causal_conv1d_of_many_channels_packed():
 @on_a_gpu
 @full_width
 def test_memory_attention_of_full_width(width, dtype):
+    sides = {"d": width, "dv": width, "dtype": dtype}
     for joined in (False, True):
-        attention_case(
-            B=2, T=300, H=4, G=2, window=70, chunk=32, places=40, dtype=dtype, d=width, dv=width, joined=joined
-        )  # fmt: skip
+        attention_case(B=2, T=300, H=4, G=2, window=70, chunk=32, places=40, joined=joined, **sides)
 
 
 @on_a_gpu

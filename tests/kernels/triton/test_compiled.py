@@ -21,8 +21,9 @@ NO_PRODUCTS = {"_pass", "_add_up", "_solve", "_weigh", "_logs_back"}
 ELEMENTWISE = {"linear_scan", "selective_scan", "causal_conv1d", "innovation_topk"}
 # Bytes: a pointer or two, put away around a loop. What spills inside of one is more.
 AROUND_LOOPS = 16
-# On an H200 tiles of keys that spill a little are faster than smaller ones.
+# On an H200 tiles that spill a little are faster than smaller ones.
 SPILLING = {("memory_attention", "sm_90", name) for name in ("_near_back", "_kept_back", "_fetched_back")}
+SPILLING.add(("selective_scan", "sm_90", "_back"))
 OPERATIONS = [name for name, kinds in backends.KERNELS.items() if "triton" in kinds]
 # The largest kernels take a compiler its time: for two of the chips they are among the long tests.
 LARGE = {"memory_attention", "gated_delta_scan", "gated_kalman_scan"}
