@@ -1,13 +1,10 @@
-"""A training loop that one reads in one sitting, and what a run carries from step to step."""
+"""A training loop that one reads in one sitting."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,59 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from bmojo.layer import BMojo
 from bmojo.tasks.protocol import Drawn, Task
-from bmojo.training.checkpoints import Checkpoints
-from bmojo.training.errors import CheckpointError
-from bmojo.training.evaluation import autocast, evaluate
+from bmojo.training.evaluation import autocast
 from bmojo.training.interruption import Interruption
-from bmojo.training.logs import Board, JsonLines, Watch
+from bmojo.training.logs import Watch
 from bmojo.training.options import TrainOptions
+from bmojo.training.standing import Fitted, Run, Stage
 
 __all__ = ["Fitted", "Stage", "fit"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A task, for a number of steps: a curriculum is a list of stages.
-
-    Parameters
-    ----------
-    task : Task
-    steps : int
-    """
-
-    task: Task
-    steps: int
-
-
-@dataclass(eq=False)
-class Fitted:
-    """How training went, and all that changes while it does, but for the model and the optimizer.
-
-    Parameters
-    ----------
-    step : int
-        Steps taken.
-    losses : list of float
-        Cross-entropy of each step, in nats.
-    evaluations : list of dict
-        Each with its `step`, and `loss`, `accuracy`, ... on held-out sequences.
-    best : float, optional
-        Best value of the metric so far.
-    waited : int
-        Evaluations since then.
-    seconds : float
-        Time that the steps took, over all interruptions.
-    ended : str
-        Why training ended: `"steps"`, `"patience"` or `"target"`; empty before.
-    """
-
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
-    waited: int = 0
-    seconds: float = 0.0
-    ended: str = ""
 
 
 def fit(
@@ -132,7 +83,7 @@ def fit(
     """
     if sum(stage.steps for stage in stages) != options.steps:
         raise ValueError(f"fit: {[stage.steps for stage in stages]} steps came, options say {options.steps}.")
-    run = _Run(model, stages, options, folder, board)
+    run = Run(model, stages, options, folder, board)
     told, step = run.told, run.told.step
     model.train()
     with Interruption() as interruption:
@@ -144,16 +95,18 @@ def fit(
                 drawn = [_task_at(stages, step).sample(options.batch, run.generator) for _ in run.passes]
                 loss, norm = _step(model, run.optimizer, drawn, options)
                 step = told.step = step + 1
-                run.take(loss, wait=_due(step, options.log_every, options.steps))
+                run.take(loss, wait=on_step is not None or _due(step, options.log_every, options.steps))
                 told.seconds += time.monotonic() - began
                 if options.sequences and _due(step, options.evaluate_every, options.steps):
                     run.take_evaluation(watch)
                 if step == options.steps:
                     told.ended = "steps"
+                if told.ended:
+                    run.settle()
                 if _due(step, options.log_every, options.steps):
                     run.log(norm)
                 if watch is not None:
-                    watch.step(step, loss=told.losses[-1], tokens=sum(d.tokens.numel() for d in drawn))
+                    watch.step(step, loss=run.known, tokens=sum(d.tokens.numel() for d in drawn))
                 if on_step is not None:
                     on_step(step, told.losses[-1])
                 if run.checkpoints and (
@@ -216,214 +169,3 @@ def _average_predictors(model: nn.Module, passes: int) -> None:
             for parameter in layer.predictor.parameters():
                 if parameter.grad is not None:
                     parameter.grad /= passes
-
-
-class _Run:
-    """A run's optimizer, generator, files, and where it stands."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        stages: Sequence[Stage],
-        options: TrainOptions,
-        folder: str | os.PathLike[str] | None,
-        board: bool,
-    ) -> None:
-        self.model, self.stages, self.options = model, stages, options
-        self.passes = range(options.accumulate)
-        self.generator = torch.Generator().manual_seed(options.seed)
-        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self.optimizer = _optimizer(model, options)
-        self.told, self._pending = Fitted(), []
-        self.checkpoints = self._log = self._board = None
-        if folder is not None:
-            place = Path(folder)
-            self.checkpoints = Checkpoints(place / "checkpoints", keep=options.keep)
-            self.restore()
-            self._log = JsonLines(place / "log.jsonl", after=self.told.step)
-            self._board = Board(place / "tensorboard", after=self.told.step) if board else None
-
-    def take(self, loss: Tensor, *, wait: bool) -> None:
-        """Note a loss; on a GPU, which would stall, only every now and then in numbers."""
-        self._pending.append(loss)
-        if loss.device.type != "cpu" and not wait and self.told.losses:
-            self.told.losses.append(math.nan)  # not known yet
-            return
-        first = self.told.step - len(self._pending)
-        del self.told.losses[first:]
-        for value in torch.stack(self._pending).tolist():
-            self.told.losses.append(value)
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} at step {len(self.told.losses)}; lower the rate "
-                    f"({self.options.rate})."
-                )
-        self._pending.clear()
-
-    def take_evaluation(self, watch: Watch | None) -> None:
-        """Judge the model, and say whether training ends here."""
-        options, told = self.options, self.told
-        found = evaluate(
-            self.model,
-            self.stages[-1].task.held_out,
-            sequences=options.sequences,
-            seed=options.evaluation_seed,
-            precision=options.precision,
-        )
-        line = {"step": told.step} | found.to_dict()
-        told.evaluations.append(line)
-        if self._log is not None:
-            self._log.write({"step": told.step, "held_out": found.to_dict()})
-        if self._board is not None:
-            self._board.write(told.step, {"held_out/loss": found.loss, "held_out/accuracy": found.accuracy})
-        if watch is not None:
-            watch.say(
-                f"step {told.step}: held-out loss {found.loss:.4f}, accuracy {100 * found.accuracy:.1f} %"
-            )
-        better = max if options.metric == "accuracy" else min
-        value = line[options.metric]
-        if told.best is None or (value != told.best and better(value, told.best) == value):
-            told.best, told.waited = value, 0
-        else:
-            told.waited += 1
-        if options.target is not None and better(value, options.target) == value:
-            told.ended = "target"
-        elif options.patience and told.waited >= options.patience:
-            told.ended = "patience"
-
-    def log(self, norm: Tensor) -> None:
-        """A line of the log, a point of each curve."""
-        told, every = self.told, self.options.log_every
-        recent = told.losses[(told.step - 1) // every * every :]
-        values = {
-            "loss": sum(recent) / len(recent),
-            "rate": self.options.rate_at(told.step - 1),
-            "gradient_norm": float(norm),
-            "steps_per_second": told.step / max(told.seconds, 1e-9),
-        }
-        if self._log is not None:
-            self._log.write({"step": told.step} | values | {"losses": recent, "seconds": told.seconds})
-        if self._board is not None:
-            self._board.write(told.step, {f"train/{name}": value for name, value in values.items()})
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        if self.checkpoints is None:
-            return
-        self._settle()
-        told = self.told
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state = self.optimizer.state_dict()["state"]
-        for i, name in enumerate(_in_order(self.optimizer, self.model)):
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in state.get(i, {}).items()}
-        tensors["generator.data"] = self.generator.get_state()
-        tensors["generator.torch"] = torch.get_rng_state()
-        if next(self.model.parameters()).device.type == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state(next(self.model.parameters()).device)
-        tensors["losses"] = torch.tensor(told.losses, dtype=torch.float64)
-        values = {
-            "run": self.about(),
-            "evaluations": told.evaluations,
-            "best": told.best,
-            "waited": told.waited,
-            "seconds": told.seconds,
-            "ended": told.ended,
-        }
-        self.checkpoints.write(told.step, tensors, values)
-
-    def restore(self) -> None:
-        """Go on from the newest checkpoint, where there is one."""
-        found = None if self.checkpoints is None else self.checkpoints.newest()
-        if found is None:
-            return
-        tensors, values = found
-        if values["run"] != self.about():
-            raise CheckpointError(
-                f"{self.checkpoints.folder if self.checkpoints else ''} is of another run: "
-                f"{_difference(values['run'], self.about())}. Name another folder, or begin anew."
-            )
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            parts.setdefault(kind, {})[rest] = tensor
-        self.model.load_state_dict(parts["model"])
-        self._restore_optimizer(parts.get("optimizer", {}))
-        self.generator.set_state(parts["generator"]["data"])
-        torch.set_rng_state(parts["generator"]["torch"])
-        if "cuda" in parts["generator"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(parts["generator"]["cuda"])
-        self.told = Fitted(
-            values["step"],
-            tensors["losses"].tolist(),
-            values["evaluations"],
-            values["best"],
-            values["waited"],
-            values["seconds"],
-            values["ended"],
-        )
-
-    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for i, name in enumerate(_in_order(self.optimizer, self.model)):
-            own = {key.rpartition(".")[2]: x for key, x in tensors.items() if key.rpartition(".")[0] == name}
-            if own:
-                state[i] = own
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-    def about(self) -> dict[str, Any]:
-        """What a checkpoint has to agree in."""
-        options = self.options.to_dict()
-        for name in ("checkpoint_every", "keep", "log_every"):
-            del options[name]  # these change no loss
-        tasks = [f"{stage.steps} steps of {stage.task!r}" for stage in self.stages]
-        shapes = {name: list(p.shape) for name, p in self.model.named_parameters()}
-        return {"options": options, "tasks": tasks, "parameters": shapes}
-
-    def where(self) -> str:
-        """What an interrupted run says last."""
-        if self.checkpoints is None:
-            return f"interrupted at step {self.told.step}"
-        return f"interrupted at step {self.told.step}; the same call goes on from {self.checkpoints.folder}"
-
-    def _settle(self) -> None:
-        """Losses that are still on the device, in numbers."""
-        if self._pending:
-            last = self._pending.pop()
-            self.told.losses.pop()
-            self.take(last, wait=True)
-
-    def close(self) -> None:
-        """Let go of the files."""
-        for file in (self._log, self._board):
-            if file is not None:
-                file.close()
-
-
-def _optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.rate, betas=(options.beta1, options.beta2))
-
-
-def _in_order(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """Names of the parameters in the optimizer's order."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
-def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """Where two descriptions of a run part."""
-    found = []
-    for name in one["options"]:
-        was, now = one["options"][name], other["options"].get(name)
-        if was != now:
-            found.append(f"{name} was {was} and is {now}")
-    if one["tasks"] != other["tasks"]:
-        found.append(f"the tasks were {one['tasks']} and are {other['tasks']}")
-    if one["parameters"] != other["parameters"]:
-        found.append("the model has other parameters")
-    return "; ".join(found)

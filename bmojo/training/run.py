@@ -189,8 +189,6 @@ def train(
         config = read_configuration(config, changes=changes)
     place = folder if folder is not None else config.folder
     root = None if place is None else Path(place)
-    if root is not None:
-        _prepare(root, config, fresh)
     with nullcontext() if root is None else _held(root):
         if root is not None:
             _prepare(root, config, fresh)
