@@ -68,7 +68,7 @@ def memory_curves(
         if window is not None:
             ax.axvspan(0, window, color=COLOURS["window"], alpha=0.12, linewidth=0, label="window")
         for g, curve in enumerate(curves.memory[time]):
-            name = f"head {g}, {curves.capacity[time, g]:.3g} tokens in all"
+            name = f"head {g}, {curves.capacity[time, g]:.3g} in all"
             label = name if groups <= NAMED else f"{groups} heads" if g == 0 else None
             ax.plot(
                 curves.lags, curve, color=COLOURS["fading"], label=label,
@@ -133,6 +133,7 @@ def time_constants(found: TimeConstants, *, window: int | None = None, ax: Axes 
             column[drawn], value[drawn], "o", color=COLOURS["fading"], markersize=4,
             alpha=0.7, label=f"{n} to a head",
         )  # fmt: skip
+        _decades(ax)
         left = int((~drawn).sum())
         ax.set(
             xlabel="head or channel" + (f" ({left} of {value.size} not drawn)" if left else ""),
@@ -141,3 +142,13 @@ def time_constants(found: TimeConstants, *, window: int | None = None, ax: Axes 
         count_axis(ax)
         legend(ax)
     return ax
+
+
+def _decades(ax: Axes) -> None:
+    """Whole decades, in plain numbers: a narrow logarithmic axis would label its minor ticks."""
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
+
+    low, high = np.log10(ax.get_ylim())
+    ax.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -137,15 +137,15 @@ def memory_spectrum(spectrum: HankelSpectrum, *, group: int = 0, ax: Axes | None
     order = np.argsort(found.times)
     when, shown = found.times[order], found.values[order, group]
     shown = np.maximum(shown, EPS * shown.max())
+    mean = found.effective_order[order, group]
+    name = f"$\\sigma_1$ to $\\sigma_{{{n}}}$, effective order {mean.min():.3g} to {mean.max():.3g}"
     with style():
         ax = axes_of(ax, (7.0, 3.2))
         for i in range(n):
             ax.semilogy(
                 when, shown[:, i], color=COLOURS["fading"], linewidth=1.5,
-                alpha=1 - 0.75 * i / max(n - 1, 1), label=r"$\sigma_1, \dots, \sigma_n$" if i == 0 else None,
+                alpha=1 - 0.75 * i / max(n - 1, 1), label=name if i == 0 else None,
             )  # fmt: skip
-        mean = found.effective_order[order, group]
-        ax.plot([], [], " ", label=f"effective order {mean.min():.3g} to {mean.max():.3g}")
         ax.set(xlabel="token", ylabel="Hankel singular value", xlim=(when[0], when[-1]))
         legend(ax)
     return ax
