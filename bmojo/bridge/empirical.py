@@ -158,7 +158,8 @@ def _mamba(mixer: Mamba, u: Tensor) -> Recurrence:
     step = F.softplus(mixer.dt_proj(low).double())
     decay = torch.exp(-step.unsqueeze(-1) * torch.exp(mixer.A_log.double()))
     parts = (B.double(), C.double(), step * x.double(), decay, F.silu(z.double()))
-    return Recurrence("decay", *(part.unsqueeze(2) for part in parts))
+    B, C, drive, decay, gate = (part.unsqueeze(2) for part in parts)
+    return Recurrence("decay", B, C, drive, decay, gate)
 
 
 def _mamba2(mixer: Mamba2, u: Tensor) -> Recurrence:
@@ -182,9 +183,8 @@ def _delta(mixer: GatedDeltaNet, u: Tensor) -> Recurrence:
 
 def _kalman(mixer: GatedKalmaNet, u: Tensor) -> Recurrence:
     q, k, v, gate, (beta, decay, alpha) = _associated(mixer, u)
-    steps: Any = mixer.steps
     k, v = (x * beta.double().unsqueeze(-1) for x in (k, v))
-    found = Recurrence("ridge", k, q, v, _scalar(decay), gate, mixing=alpha.double(), steps=steps)
+    found = Recurrence("ridge", k, q, v, _scalar(decay), gate, mixing=alpha.double(), steps=mixer.steps)
     return _normed(mixer, found)
 
 
