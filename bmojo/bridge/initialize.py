@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.bridge.parametrizations import core_of
+from bmojo.bridge.parametrizations import Parametrization, core_of
 from bmojo.fading import LTI, DiagonalLTI, GatedDeltaNet, GatedKalmaNet, Mamba, Mamba2, ModalLTI
 from bmojo.layer import BMojo
 from realization.errors import DataError, RealizationError, UnstableError
@@ -28,6 +29,9 @@ RATES = (Mamba2, Mamba, GatedDeltaNet, GatedKalmaNet)
 
 # A start need not be exact: eigenvectors may cost half of the digits before a diagonal one is refused.
 MAX_CONDITION = 1e8
+# Components of less of the largest one's variance are left out: to scale them up is to scale up noise.
+SMALLEST = 1e-3
+ALONG_MEAN = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,7 @@ class MixerStart:
     >>> hidden = torch.sin(0.3 * torch.arange(200.0)).reshape(1, -1, 1) * torch.ones(4)
     >>> hidden = hidden + 0.01 * torch.randn(1, 200, 4)
     >>> (start,) = initialize_from(layer, hidden)
-    >>> start.model.n_states, start.explained > 0.95
+    >>> start.model.n_states, start.explained > 0.9
     (2, True)
     """
 
@@ -72,6 +76,7 @@ def initialize_from(
     sample: Tensor,
     target: Tensor | None = None,
     *,
+    order: int | None = None,
     components: int = 16,
 ) -> list[MixerStart]:
     r"""Start mixers from the realization that a sample of their hidden sequence has.
@@ -95,6 +100,9 @@ def initialize_from(
         Hidden tokens of the layer; of a model what it is called with. A few thousand tokens are enough.
     target : Tensor, shape (B, T, D), optional
         What the mixer's output is to be; of a single layer only.
+    order : int, optional
+        States of the identified model, at most those of the mixer; estimated when left out. What is left of a
+        linear mixer's state has modes as at random, which put out nothing at first.
     components : int
         Principal components that are identified, at most.
 
@@ -127,12 +135,12 @@ def initialize_from(
     >>> from bmojo import BMojoConfig, BMojoLM, initialize_from
     >>> config = BMojoConfig(d_model=8, heads=2, window=4, eidetic=2, mixer="lti", state_size=3)
     >>> model = BMojoLM(20, [config] * 2)
-    >>> [start.model.n_states for start in initialize_from(model, torch.randint(20, (2, 300)))]
+    >>> [start.model.n_states for start in initialize_from(model, torch.randint(20, (2, 300)), order=3)]
     [3, 3]
     """
     found: list[MixerStart] = []
     if isinstance(module, BMojo):
-        found.append(_start(module, sample, target, components))
+        found.append(_start(module, sample, target, order, components))
         return found
     layers = [layer for layer in module.modules() if isinstance(layer, BMojo) and layer.mixer is not None]
     if not layers:
@@ -141,7 +149,7 @@ def initialize_from(
         raise DataError("initialize_from: a target came with a model; it is that of a single layer.")
 
     def reached(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found.append(_start(cast(BMojo, layer), arguments[0], None, components))
+        found.append(_start(cast(BMojo, layer), arguments[0], None, order, components))
 
     hooks = [layer.register_forward_pre_hook(reached) for layer in layers]
     try:
@@ -190,7 +198,9 @@ def match_blocks(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _start(layer: BMojo, hidden: Tensor, target: Tensor | None, components: int) -> MixerStart:
+def _start(
+    layer: BMojo, hidden: Tensor, target: Tensor | None, order: int | None, components: int
+) -> MixerStart:
     mixer = layer.mixer
     if mixer is None:
         raise DataError("initialize_from: the layer has mixer='none': there is no state to start.")
@@ -206,25 +216,25 @@ def _start(layer: BMojo, hidden: Tensor, target: Tensor | None, components: int)
             f"and a mixer {type(mixer).__name__}; targets are those of a linear mixer, one for each token."
         )
     h = hidden.detach().double().cpu().numpy()
-    order = len(mixer.B) if isinstance(mixer, LTI) else layer.config.state_size
-    into, out, captured = _principal(h.reshape(-1, h.shape[-1]), components)
+    into, out, captured = _principal(h.reshape(-1, h.shape[-1]), components, blind=True)
     z = h @ into
+    room = len(mixer.B) if isinstance(mixer, LTI) else layer.config.state_size
     if target is None:
-        model, system = _process(z, order)
+        model = _identified(_record(z), order, room)
+        system = _predictor(model)
+        system = StateSpace(system.A, system.B, out @ model.C @ system.A, out @ model.C @ system.B)
         wanted = hidden[:, 1:]
-        C, D = out @ model.C @ system.A, out @ model.C @ system.B
     else:
         t = target.detach().double().cpu().numpy()
         into_target, back, _ = _principal(t.reshape(-1, t.shape[-1]), components)
-        model = n4sid(_record(t @ into_target, z), order).model
+        model = _identified(_record(t @ into_target, z), order, room)
         system, wanted = model.deterministic, target
-        C, D = back @ system.C, back @ system.D
+        system = StateSpace(system.A, system.B, back @ system.C, back @ system.D)
     if isinstance(mixer, LTI):
-        full = StateSpace(system.A, system.B @ into.T, C, D @ into.T)
-        form = "modal" if isinstance(mixer, ModalLTI) else "schur"
-        form = "diagonal" if isinstance(mixer, DiagonalLTI) else form
-        core = core_of(full, form, MAX_CONDITION)[0].to(mixer.B)
-        layer.mixer = mixer = core.train(layer.training)
+        system = _unit_states(system, z)
+        layer.mixer = mixer = _filled(
+            StateSpace(system.A, system.B @ into.T, system.C, system.D @ into.T), mixer
+        )
         explained = _explained(mixer(hidden)[0][:, : wanted.shape[1]], wanted)
     else:
         _set_rates(mixer, system.A)
@@ -232,18 +242,23 @@ def _start(layer: BMojo, hidden: Tensor, target: Tensor | None, components: int)
     return MixerStart(model, into, captured, explained, _time_constants(system.A))
 
 
-def _principal(rows: Array, count: int) -> tuple[Array, Array, float]:
-    """Maps to at most `count` components of unit variance (D, k) and back (D, k), and their share."""
-    variance, vectors = np.linalg.eigh(np.cov(rows.T).reshape(rows.shape[1], -1))
-    kept = [k for k in np.argsort(-variance)[:count] if variance[k] > 1e-8 * variance.max()]
-    if not variance.max() > 0:
+def _principal(rows: Array, count: int, *, blind: bool = False) -> tuple[Array, Array, float]:
+    """Maps to at most `count` components of unit variance (D, k) and back (D, k), and their share.
+
+    The mixer has no offset to take a mean off, and slow modes would add it up: `blind` components are
+    orthogonal to the mean, unless too much of the variance lies along it.
+    """
+    covariance, mean = np.cov(rows.T).reshape(rows.shape[1], -1), rows.mean(axis=0)
+    total = float(np.trace(covariance))
+    if not total > 0:
         raise DataError("initialize_from: the sample does not vary; give hidden tokens of real sequences.")
+    seen, along = np.eye(len(mean)), mean / max(float(np.linalg.norm(mean)), 1e-300)
+    if blind and along @ covariance @ along <= ALONG_MEAN * total:
+        seen = seen - np.outer(along, along)
+    variance, vectors = np.linalg.eigh(seen @ covariance @ seen)
+    kept = [k for k in np.argsort(-variance)[:count] if variance[k] > SMALLEST * variance.max()]
     deviation = np.sqrt(variance[kept])
-    return (
-        vectors[:, kept] / deviation,
-        vectors[:, kept] * deviation,
-        float(variance[kept].sum() / variance.sum()),
-    )
+    return vectors[:, kept] / deviation, vectors[:, kept] * deviation, float(variance[kept].sum() / total)
 
 
 def _record(y: Array, u: Array | None = None) -> IOData:
@@ -253,16 +268,43 @@ def _record(y: Array, u: Array | None = None) -> IOData:
     return IOData(y.reshape(-1, y.shape[-1]), flat, starts=tuple(starts))
 
 
-def _process(z: Array, order: int) -> tuple[InnovationsModel, StateSpace]:
-    """Innovations model of the components, and its predictor."""
-    model = n4sid(_record(z), order).model
+def _identified(record: IOData, order: int | None, room: int) -> InnovationsModel:
+    if order is not None and not 1 <= order <= room:
+        raise DataError(f"initialize_from: order={order} came; the state has room for 1 to {room}.")
+    found = n4sid(record, order, max_order=room).model
+    return found if found.n_states else n4sid(record, 1).model
+
+
+def _predictor(model: InnovationsModel) -> StateSpace:
+    """From the components to the state: `A - K C` and `K`."""
     predictor = model.predictor
     if not predictor.is_stable:
         raise UnstableError(
             f"initialize_from: the predictor identified has a pole of modulus {abs(predictor.poles[0]):.6g}; "
-            "give a longer sample, or a smaller state."
+            "give a longer sample, or a smaller order."
         )
-    return model, StateSpace(predictor.A, model.K, model.C)
+    return StateSpace(predictor.A, model.K, model.C)
+
+
+def _unit_states(system: StateSpace, z: Array) -> StateSpace:
+    """In coordinates where the states of the sample are uncorrelated and of unit variance."""
+    reads = StateSpace(system.A, system.B, np.eye(system.n_states))
+    x = np.concatenate([reads.simulate(row) for row in z - z.mean(axis=(0, 1))])
+    variance, axes = np.linalg.eigh(x.T @ x / len(x))
+    # States that hardly move stay small: making them large would leave their rows of C to rounding.
+    deviation = np.sqrt(np.maximum(variance, 1e-6 * variance.max()))
+    return system.similarity_transform(axes * deviation)
+
+
+def _filled(system: StateSpace, mixer: LTI) -> LTI:
+    """The mixer of a system; where its state has room, modes as at random that put out nothing yet."""
+    kind, (outputs, inputs), rest = type(mixer), mixer.D.shape, len(mixer.B) - system.n_states
+    more = kind(inputs, outputs, rest)
+    A, B = (M.detach().double().numpy() for M in (more.A(), more.B))
+    C = np.hstack([system.C, np.zeros((outputs, rest))])
+    whole = StateSpace(block_diag(system.A, A), np.vstack([system.B, B]), C, system.D)
+    form = {ModalLTI: "modal", DiagonalLTI: "diagonal"}.get(kind, "schur")
+    return core_of(whole, cast(Parametrization, form), MAX_CONDITION)[0].to(mixer.B).train(mixer.training)
 
 
 def _explained(output: Tensor, wanted: Tensor) -> float:
