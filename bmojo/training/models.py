@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,14 @@ from bmojo.training.pooled import PooledLM
 
 __all__ = ["PRESETS", "build_model", "layer_configs", "load_model"]
 
-LAYER_OPTIONS = tuple(item.name for item in fields(BMojoConfig))
+# Options of a layer that a preset sets itself.
+SET: Mapping[str, tuple[str, ...]] = {
+    "bmojo_f": ("eidetic",),
+    "transformer": ("window", "mixer", "eidetic"),
+    "sliding_window": ("mixer", "eidetic"),
+    "bare_mixer": ("window", "eidetic"),
+    "stacked_hybrid": ("eidetic",),
+}
 # Besides those of a layer, what each preset takes.
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "bmojo": (),
@@ -85,10 +91,17 @@ def layer_configs(task: Task, options: Mapping[str, Any]) -> list[BMojoConfig]:
 
 
 def _of_preset(preset: str, count: int, own: dict[str, Any], task: Task) -> list[BMojoConfig]:
-    if preset == "stacked_hybrid":
-        return stacked_hybrid(layers=count, **own)
+    for name in SET.get(preset, ()):
+        if name in own:
+            raise ValueError(f"{name} came with preset = {preset!r}, which sets it itself; leave it out.")
     if preset == "transformer":
         own.setdefault("length", task.length)
+    elif preset != "bare_mixer":
+        own.setdefault("window", 64)
+    else:
+        own.setdefault("mixer", "mamba2")
+    if preset == "stacked_hybrid":
+        return stacked_hybrid(layers=count, **own)
     make: dict[str, Callable[..., BMojoConfig]] = {
         "bmojo": BMojoConfig,
         "bmojo_f": bmojo_f,

@@ -64,7 +64,9 @@ class TestTheLoop:
         task = make_task(kind, **({"length": 20, "examples": 0} if kind != "gap_recall" else {}))
         task = task.held_out
         drawn = [sample(task, 4, seed=s) for s in range(3)]
-        whole = [torch.cat(parts) for parts in zip(*([d.tokens, d.targets, d.mask] for d in drawn), strict=True)]
+        whole = [
+            torch.cat(parts) for parts in zip(*([d.tokens, d.targets, d.mask] for d in drawn), strict=True)
+        ]
 
         def parameters_after(batches, accumulate):
             from bmojo.tasks import Batch
@@ -72,7 +74,11 @@ class TestTheLoop:
             model = make(vocabulary=task.vocabulary, write_gate=True).double()
             queue = [Batch(*batch) for batch in batches]
             source = Stage(Source(task, queue), 1)
-            fit(model, [source], TrainOptions(steps=1, accumulate=accumulate, clip=clip, sequences=0, warmup=0))
+            fit(
+                model,
+                [source],
+                TrainOptions(steps=1, accumulate=accumulate, clip=clip, sequences=0, warmup=0),
+            )
             return dict(model.named_parameters())
 
         one = parameters_after([whole], 1)
@@ -90,7 +96,9 @@ class TestTheLoop:
             fit(
                 model,
                 [Stage(TASK, 1)],
-                TrainOptions(steps=1, rate=1e-2, warmup=0, weight_decay=decay, sequences=0, schedule="constant"),
+                TrainOptions(
+                    steps=1, rate=1e-2, warmup=0, weight_decay=decay, sequences=0, schedule="constant"
+                ),
             )
             moved.append({name: p.detach() for name, p in model.named_parameters()})
         start = dict(make().named_parameters())
@@ -218,9 +226,7 @@ class TestEndingEarly:
         from bmojo.training import Evaluation, standing
 
         told = iter(values)
-        monkeypatch.setattr(
-            standing, "evaluate", lambda *a, **k: Evaluation(1 - (v := next(told)), v, v, 1)
-        )
+        monkeypatch.setattr(standing, "evaluate", lambda *a, **k: Evaluation(1 - (v := next(told)), v, v, 1))
 
     def run(self, make, **options):
         return fit(make(), [Stage(TASK, 20)], TrainOptions(steps=20, batch=2, evaluate_every=2, **options))
@@ -244,7 +250,10 @@ class TestEndingEarly:
 class TestEvaluation:
     @pytest.mark.parametrize("kind", ["mqar", "in_context_recall", "source_text"])
     def test_it_is_what_counting_by_hand_gives(self, make, kind):
-        options = {"mqar": {"vocabulary": 64, "length": 32, "pairs": 4}, "source_text": {"length": 64, "window": 8}}
+        options = {
+            "mqar": {"vocabulary": 64, "length": 32, "pairs": 4},
+            "source_text": {"length": 64, "window": 8},
+        }
         task = make_task(kind, **options.get(kind, {})).held_out
         model = make(vocabulary=task.vocabulary).eval()
         found = evaluate(model, task, sequences=20, seed=4, batch=8)
@@ -279,5 +288,7 @@ class TestEvaluation:
 
     def test_more_places_are_the_states(self, make):
         model = make().eval()
-        assert evaluate(model, LONGER, eidetic=4).to_dict() == pytest.approx(evaluate(model, LONGER).to_dict())
+        assert evaluate(model, LONGER, eidetic=4).to_dict() == pytest.approx(
+            evaluate(model, LONGER).to_dict()
+        )
         assert evaluate(model, LONGER, eidetic=12).loss != evaluate(model, LONGER).loss

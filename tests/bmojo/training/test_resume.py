@@ -1,4 +1,4 @@
-"""Runs that are interrupted or killed go on to the same losses, bit for bit; damaged checkpoints are found."""
+"""Runs that are interrupted or killed go on to the same losses bit for bit; damaged checkpoints are found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tests.bmojo.training.conftest import LONGER, TASK
 from tests.source import ROOT
 
 STAGES = [Stage(TASK, 7), Stage(LONGER, 8)]
-OPTIONS = TrainOptions(steps=15, batch=4, evaluate_every=4, sequences=8, checkpoint_every=3, log_every=4, seed=2)
+OPTIONS = TrainOptions(
+    steps=15, batch=4, evaluate_every=4, sequences=8, checkpoint_every=3, log_every=4, seed=2
+)
 HARD = {"dropout": 0.3, "rule": "random", "write_gate": True}
 
 
@@ -45,15 +47,21 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+def crash():
+    raise Killed
+
+
 class TestGoingOn:
     @pytest.mark.parametrize("step", range(1, 15))
     def test_after_an_interrupt_at_any_step(self, make, tmp_path, step):
-        """The stage changes at step 7, evaluations are at 4, 8, 12; dropout draws from torch's own generator."""
+        """The stage changes at 7, evaluations are at 4, 8, 12; dropout draws from torch's own generator."""
         torch.manual_seed(9)
         model = make(**HARD)
         wanted = whole(model)
         first = make(**HARD)
-        with pytest.raises(KeyboardInterrupt, match=f"interrupted at step {step}; the same call goes on from"):
+        with pytest.raises(
+            KeyboardInterrupt, match=f"interrupted at step {step}; the same call goes on from"
+        ):
             whole(first, folder=tmp_path, on_step=at(step, lambda: signal.raise_signal(signal.SIGINT)))
         torch.manual_seed(1234)
         again = make(seed=77, **HARD)  # another start: all of it comes from the checkpoint
@@ -65,9 +73,6 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("step", [2, 5, 9, 14])
     def test_after_a_crash_from_the_last_checkpoint(self, make, tmp_path, step):
-        def crash():
-            raise Killed
-
         wanted = whole(make(**HARD))
         with pytest.raises(Killed):
             whole(make(**HARD), folder=tmp_path, on_step=at(step, crash))
@@ -77,8 +82,8 @@ class TestGoingOn:
         model = make(**HARD)
         wanted = whole(model)
         for step in (2, 3, 8, 13):
+            again = make(**HARD)
             with pytest.raises(KeyboardInterrupt):
-                again = make(**HARD)
                 whole(again, folder=tmp_path, on_step=at(step, lambda: signal.raise_signal(signal.SIGTERM)))
         again = make(**HARD)
         assert whole(again, folder=tmp_path).losses == wanted.losses
@@ -87,7 +92,13 @@ class TestGoingOn:
     def test_with_passes_that_add_up_and_a_training_set(self, make, tmp_path):
         task = InContextRecall(length=16, examples=20)
         options = TrainOptions(
-            steps=8, batch=2, accumulate=3, sequences=8, weight_decay=0.1, schedule="wsd", precision="bfloat16"
+            steps=8,
+            batch=2,
+            accumulate=3,
+            sequences=8,
+            weight_decay=0.1,
+            schedule="wsd",
+            precision="bfloat16",
         )
         wanted = fit(make(vocabulary=16), [Stage(task, 8)], options).losses
         with pytest.raises(KeyboardInterrupt):
@@ -110,9 +121,6 @@ class TestGoingOn:
     def test_the_log_has_each_step_once(self, make, tmp_path):
         wanted = whole(make())
         with pytest.raises(Killed):
-            def crash():
-                raise Killed
-
             whole(make(), folder=tmp_path, on_step=at(11, crash))
         with (tmp_path / "log.jsonl").open("a") as log:
             log.write('{"step": 14, "loss": 1')  # torn
@@ -171,7 +179,9 @@ class TestCheckpoints:
     def write(self, folder, *steps, keep=2):
         checkpoints = Checkpoints(folder, keep=keep)
         for step in steps:
-            checkpoints.write(step, {"x": torch.full((3,), float(step)), "n": torch.tensor(step)}, {"a": [step]})
+            checkpoints.write(
+                step, {"x": torch.full((3,), float(step)), "n": torch.tensor(step)}, {"a": [step]}
+            )
         return checkpoints
 
     def test_what_was_written_is_read(self, tmp_path):
@@ -209,7 +219,7 @@ class TestCheckpoints:
         checkpoints = self.write(tmp_path, 1, 2)
         for step in (1, 2):
             (tmp_path / f"step-0000000{step}" / "state.json").write_text("{}")
-        with pytest.raises(CheckpointError, match="no checkpoint that is whole.*remove the folder"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint that is whole.*remove the folder"):
             checkpoints.newest()
 
     def test_a_crash_at_any_call_leaves_the_one_before_or_the_new(self, tmp_path, monkeypatch):
@@ -256,7 +266,9 @@ class TestCheckpoints:
 
         checkpoints = self.write(tmp_path, 1)
         monkeypatch.setattr(module, "_sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
-        with pytest.raises(CheckpointError, match="cannot write .*: no space left; make room, then run again"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot write .*: no space left; make room, then run again"
+        ):
             checkpoints.write(2, {"n": torch.tensor(2)}, {})
         assert checkpoints.steps() == [1]
         assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
