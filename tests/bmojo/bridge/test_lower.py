@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import realization as rz
-from bmojo import BMojo, BMojoConfig, BMojoLM, OutputMap, TimeVaryingRealization, lift, lower
+from bmojo import BMojo, BMojoConfig, BMojoLM, OutputMap, TimeVaryingRealization, lift, lift_layer, lower
 from bmojo.bridge import register_lowering
 from bmojo.fading import LTI, make_mixer
+from bmojo.storage import FlatStore, attach, detach
 from realization.errors import RealizationError, ShapeError
 from tests.layers import MIXERS, perturbed, tokens
 from tests.oracles.dense_mixers import MIXER_LOOPS
@@ -90,6 +91,24 @@ def test_the_other_time_invariant_mixers(mixer):
     assert_close(lower(layer).simulate(u[0].numpy()), fading(layer.mixer, u)[0][0])
 
 
+@pytest.mark.parametrize(
+    ("mixer", "options"),
+    [
+        ("mamba2", {"features": 5}),
+        ("mamba2", {"features": 5, "map_groups": 2}),
+        ("gated_deltanet", {"features": 5}),
+        ("gated_kalmanet", {"features": 5}),
+        ("gated_kalmanet", {"steps": 4}),
+    ],
+)
+def test_with_options_of_their_own(mixer, options):
+    torch.manual_seed(0)
+    module = make_mixer(mixer, d_model=8, heads=2, state_size=3, **options).double()
+    realization = lower(module, tokens(1, 30))
+    assert realization.n_states == 3
+    assert_close(realization.output_map(realization.simulate()), fading(module, tokens(1, 30))[0][0])
+
+
 class TestTimeInvariant:
     @pytest.mark.parametrize("parametrization", ["schur", "modal", "diagonal"])
     def test_what_was_lifted_comes_back(self, rng, parametrization):
@@ -109,6 +128,15 @@ class TestTimeInvariant:
         realization = lower(layer, u, state=layer.init_state(1, x0))
         assert_close(realization.output_map(realization.simulate()), model.simulate(u, x0=x0))
         assert_close(lower(layer).simulate(u - 2.0, x0=x0) - 3.0, model.simulate(u, x0=x0))
+
+    def test_a_lifted_layer_is_the_predictor(self):
+        model = rz.InnovationsModel(
+            [[0.8, 0.2], [-0.2, 0.7]], [[1.0], [0.5]], [[1.0, 0.0]], K=[[0.1], [0.2]], Re=[[0.1]]
+        )
+        found = lower(lift_layer(model, window=4, eidetic=2))
+        assert_close(found.A, model.predictor.A)
+        assert_close(found.B, model.predictor.B)
+        assert_close(found.C[-1:], model.predictor.C)
 
     def test_of_an_input_dependent_layer_there_is_no_model(self):
         with pytest.raises(RealizationError, match="a Mamba2 came without u"):
@@ -135,6 +163,20 @@ class TestModel:
         for whole, part in zip(found, rest, strict=True):
             if whole is not None and part is not None:
                 assert_close(part.simulate(), whole.simulate()[12:])
+
+    def test_what_a_store_gives_reaches_the_layers_behind(self, tmp_path):
+        torch.manual_seed(1)
+        config = BMojoConfig(d_model=8, heads=2, window=3, mixer="mamba2", state_size=3, eidetic=1)
+        model, numbers = BMojoLM(11, [config] * 2).double().eval(), torch.arange(40)[None] ** 2 % 11
+        alone = lower(model, numbers)[1]
+        with FlatStore(tmp_path / "store", durable=False) as store:
+            attach(model, store, read=4)
+            found, trace = lower(model, numbers)[1], model.trace(numbers)[1]
+            detach(model)
+        assert found is not None
+        assert alone is not None
+        assert_close(found.output_map(found.simulate()), trace.fading[0])
+        assert np.abs(found.simulate() - alone.simulate()).max() > 1e-6
 
     def test_several_sequences_are_refused(self):
         model = BMojoLM(5, [BMojoConfig(d_model=8, heads=2, window=3, eidetic=0)])
