@@ -31,7 +31,8 @@ RATES = (Mamba2, Mamba, GatedDeltaNet, GatedKalmaNet)
 MAX_CONDITION = 1e8
 # Components of less of the largest one's variance are left out: to scale them up is to scale up noise.
 SMALLEST = 1e-3
-ALONG_MEAN = 0.1
+# A squared mean of less of the variance is let be; so is one along which more of the variance lies.
+SMALL_MEAN, ALONG_MEAN = 1e-2, 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,15 +247,15 @@ def _principal(rows: Array, count: int, *, blind: bool = False) -> tuple[Array, 
     """Maps to at most `count` components of unit variance (D, k) and back (D, k), and their share.
 
     The mixer has no offset to take a mean off, and slow modes would add it up: `blind` components are
-    orthogonal to the mean, unless too much of the variance lies along it.
+    orthogonal to a mean that is not small, unless too much of the variance lies along it.
     """
     covariance, mean = np.cov(rows.T).reshape(rows.shape[1], -1), rows.mean(axis=0)
     total = float(np.trace(covariance))
     if not total > 0:
         raise DataError("initialize_from: the sample does not vary; give hidden tokens of real sequences.")
-    seen, along = np.eye(len(mean)), mean / max(float(np.linalg.norm(mean)), 1e-300)
-    if blind and along @ covariance @ along <= ALONG_MEAN * total:
-        seen = seen - np.outer(along, along)
+    seen, level = np.eye(len(mean)), float(mean @ mean)
+    if blind and level > SMALL_MEAN * total and mean @ covariance @ mean <= ALONG_MEAN * total * level:
+        seen = seen - np.outer(mean, mean) / level
     variance, vectors = np.linalg.eigh(seen @ covariance @ seen)
     kept = [k for k in np.argsort(-variance)[:count] if variance[k] > SMALLEST * variance.max()]
     deviation = np.sqrt(variance[kept])
