@@ -34,6 +34,7 @@ __all__ = ["ChangeDetection", "ChangeTest", "FalseAlarms", "detect_changes"]
 
 Array = NDArray[np.float64]
 ChangeTest = Literal["sample", "window", "glr", "cusum"]
+FEWEST = 10  # samples from which whiteness and calibration are judged
 
 
 @dataclass(frozen=True)
@@ -277,8 +278,8 @@ def detect_changes(
     DataError
         If an option is out of range, or `calibrate` comes without a reference.
     ExcitationError
-        If a record is shorter than the window, or the reference too short for the rate: at least 5 alarms
-        are needed to take a threshold from it.
+        If a record is shorter than the window, the one that the model is judged by has fewer than 10 samples,
+        or the reference is too short for the rate: at least 5 alarms are needed to take a threshold from it.
     RankError
         If the model's innovation covariance is singular.
     ShapeError
@@ -313,6 +314,11 @@ def detect_changes(
             raise ExcitationError(
                 f"detect_changes: {name} has {length} samples; a window of {window} needs as many at least."
             )
+    if len(judged.e) < FEWEST:
+        raise ExcitationError(
+            f"detect_changes: {len(judged.e)} samples came to judge the model by; at least {FEWEST} are needed. "
+            "Give a reference."
+        )
     statistic = _Statistic(test, window, increase, false_alarm)
     if calibrate and false_alarm * len(judged.e) < 5:
         raise ExcitationError(

@@ -214,6 +214,8 @@ def test_what_is_refused(rng):
             detect_changes(model, data, **options)
     with pytest.raises(ExcitationError, match="window of 61"):
         detect_changes(model, data, window=61)
+    with pytest.raises(ExcitationError, match="9 samples came to judge"):
+        detect_changes(model, data[:9], test="sample")
     with pytest.raises(ExcitationError, match="at least 5"):
         detect_changes(model, data, reference=data, calibrate=True)
     for arguments in (
