@@ -174,11 +174,6 @@ def memory_shares(
     -------
     MemoryShares
 
-    Raises
-    ------
-    ValueError
-        If the layer has no memory to remove.
-
     Notes
     -----
     A pass for each memory and layer, and one more for each memory. A store that is attached is written to by
@@ -198,8 +193,6 @@ def memory_shares(
         _those_of(one, retrieved if one is layer else _at(retrieved, i)) for i, one in enumerate(layers)
     ]
     memories = tuple(name for name in MEMORIES if any(name in found for found in of_each))
-    if not memories:
-        raise ValueError("memory_shares: the layer is a bare mixer that adds nothing; there is no memory.")
     place = slice(None) if at is None else torch.as_tensor(at, dtype=torch.int64, device=u.device)
     was_training = layer.training
     layer.eval()
