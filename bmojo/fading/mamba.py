@@ -3,6 +3,7 @@ r"""Mamba: a state of `N` numbers for every channel; steps, inputs and read-outs
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import bmojo_kernels as bk
 import torch
@@ -77,21 +78,24 @@ class Mamba(nn.Module):
         tail, start = (None, None) if state is None else state
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x, tail = self.conv(x, tail, cu_seqlens=cu_seqlens)
-        parts = self.x_proj(x).split([self.rank, self.state_size, self.state_size], dim=-1)
-        delta = nn.functional.linear(parts[0], self.dt_proj.weight)
-        kind = state_dtype(x.dtype)
+        inputs, options = self._inputs(x, z)
         y, last = bk.selective_scan(
-            x,
-            delta,
-            -torch.exp(self.A_log.to(kind)),
-            parts[1],
-            parts[2],
-            D=self.D,
-            z=z,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
-            h0=start,
-            cu_seqlens=cu_seqlens,
-            backend=backend_of(x),
+            *inputs, **options, h0=start, cu_seqlens=cu_seqlens, backend=backend_of(x)
         )
         return self.out_proj(y), (tail, last)
+
+    def step(self, u_t: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One token (B, D) from a state: its fading token, and the state after it."""
+        x, z = self.in_proj(u_t).chunk(2, dim=-1)
+        x, tail = self.conv.step(x, state[0])
+        inputs, options = self._inputs(x, z)
+        y, last = bk.selective_step(*inputs, state[1], **options)
+        return self.out_proj(y), (tail, last)
+
+    def _inputs(self, x: Tensor, z: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """What drives the scan, and what is done to its steps and outputs."""
+        low, B, C = self.x_proj(x).split([self.rank, self.state_size, self.state_size], dim=-1)
+        delta = nn.functional.linear(low, self.dt_proj.weight)
+        A = -torch.exp(self.A_log.to(state_dtype(x.dtype)))
+        options = {"D": self.D, "z": z, "delta_bias": self.dt_proj.bias, "delta_softplus": True}
+        return (x, delta, A, B, C), options

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bmojo_kernels.backends import interpreting
 
-__all__ = ["register_triton", "through"]
+__all__ = ["register_folding", "register_triton", "through"]
 
 _registered: dict[Any, tuple[Any, ...]] = {}
 _asleep = ExitStack()
@@ -80,3 +80,41 @@ def _interpreted(operator: Any) -> Callable[..., Any]:
         return forward(*inputs)
 
     return call
+
+
+def register_folding(*operators: Any) -> None:
+    """Let `torch.vmap` map operators whose tensors all begin with the batch: what is mapped joins it.
+
+    Parameters
+    ----------
+    *operators : CustomOpDef
+        A tensor of no entries stands for one that was left out.
+    """
+    for operator in operators:
+        operator.register_vmap(_folding(operator))
+
+
+def _folding(operator: Any) -> Callable[..., Any]:
+    def mapped(info: Any, axes: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        if any(isinstance(x, Tensor) and x.ndim == 1 and not x.is_floating_point() for x in inputs):
+            raise ValueError(
+                f"{operator._qualname}: vmap came to packed sequences, which lie in a batch of 1; map "
+                "sequences of one length, or pack all of them and leave vmap out."
+            )
+        count = info.batch_size
+
+        def fold(x: Any, axis: int | None) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            x = x.expand(count, *x.shape) if axis is None else x.movedim(axis, 0)
+            return x.flatten(0, 1)
+
+        def unfold(x: Tensor) -> Tensor:
+            return x.unflatten(0, (count, len(x) // count))
+
+        found = operator(*(fold(x, axis) for x, axis in zip(inputs, axes, strict=True)))
+        if isinstance(found, Tensor):
+            return unfold(found), 0
+        return type(found)(unfold(x) for x in found), type(found)(0 for _ in found)
+
+    return mapped

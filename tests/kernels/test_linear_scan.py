@@ -216,3 +216,18 @@ def test_unit_decay_is_a_cumulative_sum():
 def test_what_does_not_fit_is_refused(a, b, h0):
     with pytest.raises(ValueError, match="linear_scan"):
         bk.linear_scan(a, b, h0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "bfloat16"])
+def test_steps_are_the_scan(dtype):
+    a, b = (torch.randn(2, 9, 3).to(getattr(torch, dtype)) for _ in range(2))
+    state = torch.zeros(2, 3, dtype=torch.float32 if dtype == "bfloat16" else a.dtype)
+    h, last = bk.linear_scan(a, b)
+    for t in range(9):
+        found, state = bk.linear_step(a[:, t], b[:, t], state)
+        assert_close(found, h[:, t], "recurrence", dtype=dtype)
+    assert_close(state, last, "recurrence")
+    arrays = bk.linear_step(*(np.ones((2, 3)) for _ in range(3)))
+    assert_close(arrays[0], np.full((2, 3), 2.0))
+    with pytest.raises(ValueError, match="linear_step"):
+        bk.linear_step(a, b, state)

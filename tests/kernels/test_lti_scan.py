@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import bmojo_kernels as bk
 import numpy as np
 import pytest
@@ -106,3 +108,23 @@ def test_unstable_growth_is_kept():
 def test_shapes_that_do_not_fit_are_refused(A, B, u, x0):
     with pytest.raises(ValueError, match="lti_scan"):
         bk.lti_scan(A, B, u, x0)
+
+
+@given(lengths=st.lists(st.integers(0, 9), max_size=5), seed=seeds)
+def test_packed_records_are_as_each_alone(lengths, seed):
+    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    A, B, u, _ = system(3, 2, int(bounds[-1]), seed)
+    x0 = np.random.default_rng(seed).standard_normal((len(lengths), 3))
+    states, last = bk.lti_scan(A, B, u, x0, cu_seqlens=bounds)
+    for i, (low, high) in enumerate(pairwise(bounds)):
+        alone, end = bk.lti_scan(A, B, u[low:high], x0[i])
+        assert_close(states[low:high], alone, "bitwise")
+        assert_close(last[i], end, "bitwise")
+
+
+def test_bounds_that_do_not_part_the_record_are_refused():
+    A, B, u, _ = system(2, 1, 5, seed=0)
+    with pytest.raises(ValueError, match="never fall"):
+        bk.lti_scan(A, B, u, cu_seqlens=[0, 3, 2, 5])
+    with pytest.raises(ValueError, match="x0 has shape"):
+        bk.lti_scan(A, B, u, np.zeros(2), cu_seqlens=[0, 3, 5])

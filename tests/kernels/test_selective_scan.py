@@ -119,6 +119,35 @@ def test_chunks_give_the_full_pass_bit_for_bit(cut, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_steps_are_the_scan(dtype):
+    x = inputs(2, 19, 7, 3, DTYPES[dtype])
+    D, bias, z = (torch.randn(*shape).to(DTYPES[dtype]) for shape in ((7,), (7,), (2, 19, 7)))
+    options = {"D": D, "delta_bias": bias, "delta_softplus": True}
+    y, last = bk.selective_scan(**x, z=z, **options)
+    state, outputs = x["h0"], []
+    for t in range(19):
+        before = state.clone()
+        now = (x["u"][:, t], x["delta"][:, t], x["A"], x["B"][:, t], x["C"][:, t])
+        out, after = bk.selective_step(*now, state, z=z[:, t], **options)
+        assert torch.equal(state, before)
+        outputs.append(out)
+        state = after
+    assert_close(torch.stack(outputs, 1), y, "recurrence", dtype=dtype)
+    assert_close(state, last, "recurrence", dtype=dtype)
+
+
+def test_a_step_that_learns_is_differentiated():
+    x = inputs(2, 1, 3, 4, grad=True)
+    one = [x[name][:, 0] if name != "A" else x[name] for name in NAMES[:-1]]
+    y, last = bk.selective_step(*one, x["h0"])
+    expected = written(x)
+    weights = [torch.randn_like(m) for m in expected]
+    found = torch.autograd.grad((y.unsqueeze(1), last), list(x.values()), weights)
+    for a, b in zip(found, torch.autograd.grad(expected, list(x.values()), weights), strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_sequences_are_as_each_alone(dtype):
     lengths = [5, 0, 16, 1, 40]
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)

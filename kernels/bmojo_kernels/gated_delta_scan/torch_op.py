@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
-from bmojo_kernels.dispatch import register_triton
+from bmojo_kernels.dispatch import register_folding, register_triton
 from bmojo_kernels.gated_delta_scan import numba_cpu
 from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.tasks import run_tasks
@@ -141,3 +141,4 @@ def _differentiate(ctx, do: Tensor, derrors: Tensor, dlast: Tensor, _: Tensor):
 
 gated_delta_scan_core.register_autograd(_differentiate, setup_context=_save)
 register_triton(gated_delta_scan_core, _backward, "gated_delta_scan", _save, _differentiate)
+register_folding(gated_delta_scan_core, _backward)

@@ -17,7 +17,7 @@ from bmojo_kernels.packing import apart, check_packing, offsets, sequence_count
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["linear_scan"]
+__all__ = ["linear_scan", "linear_step"]
 
 DTYPES = ("float32", "float64", "complex64", "complex128", "bfloat16")
 
@@ -109,6 +109,53 @@ def linear_scan(
     width = task_width(len(state), channels, threads)
     run(forward, (x, y, state, states, bounds), width, threads)
     return h, state
+
+
+@overload
+def linear_step(a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Tensor]: ...
+@overload
+def linear_step(a: ArrayLike, b: ArrayLike, state: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def linear_step(a: Any, b: Any, state: Any) -> tuple[Any, Any]:
+    r"""One step $h_t = a_t \odot h_{t-1} + b_t$ of `linear_scan`, for decoding.
+
+    Parameters
+    ----------
+    a, b : array_like or Tensor, shape (B, C)
+    state : array_like or Tensor, shape (B, C)
+        Before the step; it is not changed.
+
+    Returns
+    -------
+    h : ndarray or Tensor, shape (B, C)
+        In the dtype of `a`.
+    state : ndarray or Tensor, shape (B, C)
+        The same, float32 for bfloat16, for the next step.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np, bmojo_kernels as bk
+    >>> h, state = bk.linear_step([[0.5]], [[1.0]], [[2.0]])
+    >>> h.item(), state.item()
+    (2.0, 2.0)
+    """
+    if not is_tensor(a):
+        a, b, state = (np.asarray(x) for x in (a, b, state))
+    if a.ndim != 2:
+        raise ValueError(f"linear_step: a {tuple(a.shape)} came; (B, C) is needed.")
+    _check(a[:, None], b[:, None], state, None)
+    if not is_tensor(a):
+        found = a * state.astype(a.dtype) + b
+        return found, found.copy()
+    import torch
+
+    kind = state_dtype(a)
+    found = torch.addcmul(b.to(kind), a.to(kind), state.to(kind))
+    return found.to(a.dtype), found
 
 
 def _of_tensors(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
 from bmojo_kernels.checks import state_dtype
-from bmojo_kernels.dispatch import register_triton, through
+from bmojo_kernels.dispatch import register_folding, register_triton, through
 from bmojo_kernels.linear_scan import numba_cpu
 from bmojo_kernels.packing import offsets, sequence_count
 
@@ -78,3 +78,4 @@ def _differentiate(ctx, dh: Tensor, dlast: Tensor):
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 register_triton(_forward, _backward, "linear_scan", _save, _differentiate)
+register_folding(_forward, _backward)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import run, thread_count
-from bmojo_kernels.dispatch import register_triton, through
+from bmojo_kernels.dispatch import register_folding, register_triton, through
 from bmojo_kernels.memory_attention import numba_backward, numba_cpu
 from bmojo_kernels.memory_attention.arrays import Inputs, plain, state_dtype
 
@@ -170,3 +170,4 @@ def _differentiate(ctx, dout: Tensor, dlse: Tensor):
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 register_triton(_forward, _backward, "memory_attention", _save, _differentiate)
+register_folding(_forward)

@@ -20,7 +20,7 @@ from bmojo_kernels.chunked import chunks_before
 from bmojo_kernels.exponential import exp2
 from bmojo_kernels.matmul import dot
 
-__all__ = ["STRIDE", "backward", "forward"]
+__all__ = ["STRIDE", "backward", "forward", "step"]
 
 STRIDE = 16
 FAST = {"contract", "reassoc"}
@@ -171,3 +171,17 @@ def backward(
                     d_delta[t, place] = narrow(d_step[k], d_delta[t, place])
         dstate[i, :, low:high] = g
         dA[i, :, low:high] = own
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def step(u: Array, delta: Array, A: Array, B: Array, C: Array, state: Array, y: Array) -> None:
+    """One step: fill `y` (S, d) and bring `state` (S, d, N) forward; `A` is (d, N), in units of log 2."""
+    for i in range(len(u)):
+        for c in range(u.shape[1]):
+            row, rates, number = state[i, c], A[c], type(state[0, 0, 0])
+            length, total = number(widen(delta[i, c])), number(0)
+            drive = length * number(widen(u[i, c]))
+            for n in range(len(row)):
+                row[n] = exp2(length * rates[n]) * row[n] + drive * number(widen(B[i, n]))
+                total += row[n] * number(widen(C[i, n]))
+            y[i, c] = narrow(total, y[i, c])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bmojo_kernels.backends import choose
-from bmojo_kernels.checks import alike, learning
+from bmojo_kernels.backends import as_numpy, choose, empty_like
+from bmojo_kernels.checks import alike, compiled_step, learning
+from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["selective_scan"]
+__all__ = ["selective_scan", "selective_step"]
 
 
 def selective_scan(
@@ -110,6 +111,78 @@ def selective_scan(
     if D is not None:
         y = y + D.to(u.dtype) * u
     return (y if z is None else y * F.silu(z)), last
+
+
+def selective_step(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""One step of `selective_scan`, for decoding: compiled code is called directly, without an operator.
+
+    Parameters
+    ----------
+    u, delta : Tensor, shape (B, d)
+    A : Tensor, shape (d, N)
+    B, C : Tensor, shape (B, N)
+    state : Tensor, shape (B, d, N)
+        Before the step; it is not changed.
+    D : Tensor, shape (d,), optional
+    z : Tensor, shape (B, d), optional
+    delta_bias : Tensor, shape (d,), optional
+    delta_softplus : bool
+
+    Returns
+    -------
+    y : Tensor, shape (B, d)
+    state : Tensor, shape (B, d, N)
+        After the step.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit together.
+
+    Examples
+    --------
+    >>> import torch, bmojo_kernels as bk
+    >>> one = torch.ones(1, 1)
+    >>> y, state = bk.selective_step(one, one, 0 * one, one, one, torch.ones(1, 1, 1))
+    >>> y.item(), state.item()
+    (2.0, 2.0)
+    """
+    import torch
+    from torch.nn import functional as F
+
+    delta, B, C = alike(u, delta, B, C)
+    along = [x.unsqueeze(1) for x in (u, delta, B, C)]
+    gate = None if z is None else z.unsqueeze(1)
+    _check(along[0], along[1], A, along[2], along[3], D, gate, delta_bias, state, None)
+    kind = torch.float32 if u.dtype is torch.bfloat16 else u.dtype
+    length = delta if delta_bias is None else delta + delta_bias.to(delta.dtype)
+    length = F.softplus(length) if delta_softplus else length
+    A, state = A.to(kind), state.to(kind)
+    if compiled_step(u, length, A, B, C, state):
+        from bmojo_kernels.selective_scan.numba_cpu import step
+
+        y, state = empty_like(u), state.clone(memory_format=torch.contiguous_format)
+        step(*(as_numpy(x) for x in (u, length, A * LOG2_E, B, C, state, y)))
+    else:
+        from bmojo_kernels.selective_scan.naive import selective_scan_naive
+
+        wide = [x.to(kind).unsqueeze(1) for x in (u, length, B, C)]
+        found, state = selective_scan_naive(*wide[:2], A, *wide[2:], state)
+        y = found[:, 0].to(u.dtype)
+    if D is not None:
+        y = y + D.to(u.dtype) * u
+    return (y if z is None else y * F.silu(z)), state
 
 
 def _check(

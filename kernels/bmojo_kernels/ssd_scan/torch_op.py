@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bmojo_kernels.backends import as_numpy, empty_like, thread_count
-from bmojo_kernels.dispatch import register_triton, through
+from bmojo_kernels.dispatch import register_folding, register_triton, through
 from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.ssd_scan import numba_cpu
 from bmojo_kernels.tasks import run_tasks
@@ -137,3 +137,4 @@ def _differentiate(ctx, dy: Tensor, dlast: Tensor, _: Tensor):
 
 ssd_scan_core.register_autograd(_differentiate, setup_context=_save)
 register_triton(ssd_scan_core, _backward, "ssd_scan", _save, _differentiate)
+register_folding(ssd_scan_core, _backward)
