@@ -254,18 +254,19 @@ def _one(
 ) -> tuple[RunResult, nn.Module]:
     """Train one model, or read what came out where that is done."""
     options, stages = config.options(rate, seed), config.stages()
-    torch.manual_seed(seed)
-    model = build_model(config.made_task(), config.model).to(device)
-    count = sum(p.numel() for p in model.parameters())
     watch = None
     if not quiet:
         title = config.name if len(config.rates) * len(config.seeds) == 1 else f"{rate:g}, seed {seed}"
         watch = Watch(title, total=options.steps)
-    try:
-        fitted = fit(model, stages, options, folder=folder, watch=watch, board=config.tensorboard)
-    finally:
-        if watch is not None:
-            watch.close()
+    with torch.random.fork_rng([] if device == "cpu" else [torch.device(device)]):
+        torch.manual_seed(seed)
+        model = build_model(config.made_task(), config.model).to(device)
+        try:
+            fitted = fit(model, stages, options, folder=folder, watch=watch, board=config.tensorboard)
+        finally:
+            if watch is not None:
+                watch.close()
+    count = sum(p.numel() for p in model.parameters())
     return RunResult(rate, seed, count, fitted, folder), model
 
 

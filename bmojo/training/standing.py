@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ class Run:
         options = self.options.to_dict()
         for name in ("checkpoint_every", "keep", "log_every"):
             del options[name]  # these change no loss
-        tasks = [f"{stage.steps} steps of {stage.task!r}" for stage in self.stages]
+        tasks = [f"{stage.steps} steps of {_told(stage.task)}" for stage in self.stages]
         shapes = {name: list(p.shape) for name, p in self.model.named_parameters()}
         return {"options": options, "tasks": tasks, "parameters": shapes}
 
@@ -249,6 +249,11 @@ class Run:
         for file in (self._log, self._board):
             if file is not None:
                 file.close()
+
+
+def _told(task: Task) -> str:
+    """A task with all its options, where it lists them; what it says of itself otherwise."""
+    return repr(task) if is_dataclass(task) else task.description
 
 
 def _optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:

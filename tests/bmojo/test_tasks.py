@@ -166,3 +166,6 @@ def test_a_sweep_changes_one_option_at_a_time(kind):
         old, new = dataclasses.asdict(base), dataclasses.asdict(task)
         assert sum(old[name] != new[name] for name in old) == 1
         assert task.chance <= base.chance or task.vocabulary == base.vocabulary
+        drawn = sample(dataclasses.replace(task, examples=4), 2)
+        assert drawn.tokens.shape[1] in (task.length, task.length - 1)
+        assert int(drawn.tokens.max()) < task.vocabulary

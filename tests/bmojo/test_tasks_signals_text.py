@@ -153,6 +153,16 @@ class TestCorpus:
         assert dropped == ("b.py", "d.py", "f.py", "g.py", "h.py")
 
 
+def test_a_python_without_its_sources_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
+    standard_library.cache_clear()
+    try:
+        with pytest.raises(FileNotFoundError, match=r"holds no source of the standard library; install"):
+            standard_library()
+    finally:
+        standard_library.cache_clear()
+
+
 class TestSourceText:
     @pytest.mark.parametrize("part", ["train", "held"])
     def test_sequences_are_pieces_of_the_files_of_their_part(self, part):

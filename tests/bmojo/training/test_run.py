@@ -52,9 +52,11 @@ class TestTrain:
         again = bmojo.train(told["config"], quiet=True)
         assert [run.fitted.losses for run in again.runs] == [run.fitted.losses for run in outcome.runs]
 
-    def test_without_a_folder_nothing_is_written(self, tmp_path, monkeypatch):
+    def test_without_a_folder_nothing_is_written_and_no_generator_is_moved(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
+        before = torch.get_rng_state()
         bmojo.train(CONFIG, quiet=True)
+        assert torch.equal(torch.get_rng_state(), before)
         assert contents(tmp_path) == set()
 
     def test_what_is_done_is_taken_over_and_more_rates_are_added(self, tmp_path):
