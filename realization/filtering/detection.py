@@ -316,7 +316,7 @@ def detect_changes(
             )
     if len(judged.e) < FEWEST:
         raise ExcitationError(
-            f"detect_changes: {len(judged.e)} samples came to judge the model by; at least {FEWEST} are needed. "
+            f"detect_changes: {len(judged.e)} samples came to judge the model by; {FEWEST} are needed. "
             "Give a reference."
         )
     statistic = _Statistic(test, window, increase, false_alarm)
