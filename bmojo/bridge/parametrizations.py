@@ -22,8 +22,8 @@ __all__ = ["MAX_CONDITION", "Coordinates", "Parametrization", "coordinates", "co
 Array = NDArray[np.float64]
 Parametrization = Literal["schur", "modal", "diagonal"]
 
-# A change of state of condition k costs log10(k) of 16 digits.
-MAX_CONDITION = 1e4
+# A change of state of condition k turns rounding of 2e-16 into an error of about k times that: 7e-13.
+MAX_CONDITION = 3e3
 
 
 @dataclass(frozen=True, eq=False)
