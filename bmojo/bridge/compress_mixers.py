@@ -181,7 +181,7 @@ def _projection(
     density, truth, tried = recurrence.density(weight), recurrence.read_outs(), []
     for write in (written(reach, sight, order), written(sight, reach, order)):
         read = refitted(recurrence, write, weight)
-        queries = (recurrence.queries.unsqueeze(-2) @ read).squeeze(-2)
+        queries = torch.einsum("bthf,hfn->bthn", recurrence.queries, read)
         small = replace(recurrence.mapped(write), queries=queries)
         tried.append((write, read, (density * (truth - small.read_outs()).square()).sum((0, 1, 3))))
     (one, its, error), (other, others, another) = tried
@@ -242,7 +242,7 @@ def _delta_bound(recurrence: Recurrence, write: Tensor, read: Tensor, weight: Te
 
 
 def _through(x: Tensor, maps: Tensor) -> Tensor:
-    return (x.unsqueeze(-2) @ maps).squeeze(-2)
+    return torch.einsum("bhf,hfn->bhn", x, maps)
 
 
 def _associative(mixer: Any, order: int, write: Tensor, read: Tensor) -> tuple[nn.Module, dict[str, Any]]:

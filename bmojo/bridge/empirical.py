@@ -72,8 +72,8 @@ class Recurrence:
     steps: int = 30
 
     def mapped(self, write: Tensor) -> Recurrence:
-        r"""The recurrence of keys $W^\top k_t$, for `write` (H or 1, F, N); queries stay as they are."""
-        return replace(self, keys=(self.keys.unsqueeze(-2) @ write).squeeze(-2))
+        r"""The recurrence of keys $W^\top k_t$, for `write` (H, F, N); queries stay as they are."""
+        return replace(self, keys=torch.einsum("bthf,hfn->bthn", self.keys, write))
 
     def density(self, weight: Tensor) -> Tensor:
         """How much each number that is read counts, (B, T, H, P), for weights (B, T) of the tokens."""

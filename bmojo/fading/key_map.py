@@ -52,14 +52,16 @@ class KeyMap(nn.Module):
         self.read = nn.Parameter(start.clone())
 
     def forward(self, written: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Both mapped: (..., F) to (..., N) by one map; (..., F) or (..., G, F) to (..., G, N) by `G`."""
+        """Both mapped: (..., G, F) to (..., G, N); where either `G` is 1, one serves all."""
         return _mapped(written, self.write), _mapped(read, self.read)
 
 
 def _mapped(x: Tensor, weight: Tensor) -> Tensor:
-    kind, (groups, features, _) = state_dtype(x.dtype), weight.shape
+    kind, (groups, _, size) = state_dtype(x.dtype), weight.shape
     wide, weight = x.to(kind), weight.to(kind)
     if groups == 1:
         return (wide @ weight[0]).to(x.dtype)
-    heads = wide if x.shape[-2:] == (groups, features) and x.ndim > 2 else wide.unsqueeze(-2)
-    return (heads.unsqueeze(-2) @ weight).squeeze(-2).to(x.dtype)
+    if wide.shape[-2] == 1:
+        laid = wide.squeeze(-2) @ weight.transpose(0, 1).flatten(1)
+        return laid.unflatten(-1, (groups, size)).to(x.dtype)
+    return torch.einsum("...gf,gfn->...gn", wide, weight).contiguous().to(x.dtype)

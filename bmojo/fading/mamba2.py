@@ -128,7 +128,7 @@ class Mamba2(nn.Module):
         kind = state_dtype(xBC.dtype)
         x, B, C = xBC.split([self.widths[0], self.features, self.features], dim=-1)
         if self.key_map is not None:
-            B, C = self.key_map(B, C)
+            B, C = self.key_map(B.unsqueeze(-2), C.unsqueeze(-2))
         x = x.unflatten(-1, (self.heads, self.head_dim))
         dt = F.softplus(dt.to(kind) + self.dt_bias.to(kind))
         driven = (x * dt.unsqueeze(-1)).to(x.dtype)

@@ -136,7 +136,7 @@ class TestEach:
         small, u = compress(made(name), tokens(2, 30), order=3).model, tokens(2, 33, seed=5)
         with torch.no_grad():
             full, last = small(u, small.init_state(2))
-            pieces, end = in_pieces(small, u, small.init_state(2), [4, 5, 20])
+            pieces, end = in_pieces(small, u, small.init_state(2), [4, 5, 7, 10, 20])
         assert_close(pieces, full)
         for got, expected in zip(end, last, strict=True):
             assert_close(got, expected)
@@ -309,6 +309,45 @@ class TestRefusals:
     def test_weights_that_do_not_fit(self, weight):
         with pytest.raises(RealizationError, match="not negative and not all zero"):
             compress(made("mamba2"), tokens(1, 9), order=2, weight=weight)
+
+
+class TestOptionsOfAMixer:
+    """What a compressed mixer is made from, by hand."""
+
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_maps_are_products_behind_the_features(self, groups):
+        mixer = made("mamba2", 3, features=5, map_groups=groups)
+        whole = made("mamba2", 5)
+        own = {name: x for name, x in mixer.state_dict().items() if not name.startswith("key_map")}
+        whole.load_state_dict(own)
+        B, C = torch.randn(2, 2, 7, 5, dtype=torch.float64)
+        got = mixer.key_map(B.unsqueeze(-2), C.unsqueeze(-2))
+        for x, y, maps in zip((B, C), got, (mixer.key_map.write, mixer.key_map.read), strict=True):
+            expected = np.einsum("btf,gfn->btgn", x, maps.detach())
+            assert_close(y.detach(), expected)
+        # Maps that are the identity change nothing, for any length.
+        same = made("mamba2", 5, features=5, map_groups=groups)
+        same.load_state_dict({**own, "key_map.write": torch.eye(5).expand(groups, 5, 5),
+                              "key_map.read": torch.eye(5).expand(groups, 5, 5)})  # fmt: skip
+        for length in (1, 2, 3, 9):
+            u = tokens(3, length)
+            assert_close(same(u)[0].detach(), whole(u)[0].detach())
+
+    def test_they_are_part_of_a_configuration(self):
+        config = BMojoConfig(d_model=8, heads=2, window=4, mixer_options={"features": 20, "conv": 2})
+        assert BMojoConfig(**config.to_dict()) == config
+        assert BMojo(config).mixer.features == 20
+        assert hash(config) == hash(BMojoConfig(**config.to_dict()))
+
+    def test_what_does_not_fit_is_refused(self):
+        with pytest.raises(ValueError, match="came with mixer='none'"):
+            BMojoConfig(d_model=8, mixer="none", mixer_options={"conv": 2})
+        with pytest.raises(ValueError, match="'rank': 2"):
+            BMojo(BMojoConfig(d_model=8, mixer_options={"rank": 2}))
+        with pytest.raises(ValueError, match="1 <= size <= features"):
+            made("gated_deltanet", 6, features=5)
+        with pytest.raises(ValueError, match="none without features"):
+            made("mamba2", 6, map_groups=2)
 
 
 def test_a_linear_mixer_needs_no_tokens():
