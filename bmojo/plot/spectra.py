@@ -126,7 +126,7 @@ def memory_spectrum(spectrum: HankelSpectrum, *, group: int = 0, ax: Axes | None
     >>> along = lower(Mamba2(d_model=16, heads=2, state_size=4), torch.randn(40, 16))
     >>> ax = plot.memory_spectrum(hankel_spectrum(along, range(10, 31, 5)))
     >>> len(ax.lines), ax.lines[0].get_xdata().tolist()
-    (5, [10, 15, 20, 25, 30])
+    (4, [10, 15, 20, 25, 30])
     """
     found = _spectrum(spectrum, "memory_spectrum")
     times, groups, n = found.values.shape

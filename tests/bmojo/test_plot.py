@@ -166,6 +166,20 @@ def test_attention_mass(trace, head):
     assert_close(below, np.ones(T))
 
 
+def test_attention_to_storage_has_a_colour_of_its_own():
+    torch.manual_seed(2)
+    layer = BMojo(BMojoConfig(d_model=8, heads=2, window=4, eidetic=2, state_size=4))
+    retrieved = (
+        torch.randn(1, 3, layer.groups, layer.head_dim),
+        torch.randn(1, 3, layer.groups, layer.head_dim),
+    )
+    trace = layer.trace(torch.randn(1, 20, 8), retrieved=retrieved)
+    ax = plot.attention_mass(trace)
+    colours = [to_hex(area.get_facecolor()[0]) for area in ax.collections]
+    assert trace.segments == ("window", "fading", "eidetic", "retrieved")
+    assert colours == [plot.COLOURS[name] for name in ("window", "fading", "eidetic", "innovation")]
+
+
 def test_attention_mass_is_averaged_over_neighbours(trace):
     ax = plot.attention_mass(trace, average=3)
     window = trace.attention_mass[0].numpy().mean(axis=0)[:, 0]
