@@ -16,7 +16,7 @@ MARK, DIGITS = 0, 10
 
 @dataclass(frozen=True)
 class Needle:
-    r"""Filler with needles `mark, key, d_1 ... d_D` in it; at the end `mark, key` of one: its digits are due.
+    r"""Filler with needles `mark, key, digits` in it; at the end mark and key of one, whose digits are due.
 
     Filler goes round a phrase of `period` tokens that is drawn anew for each sequence, so that it can be
     predicted once it has been seen, and a needle cannot. With `period=0` it is random, and nothing tells a
@@ -31,7 +31,7 @@ class Needle:
     needles : int
         Facts, of different keys; each in a stretch of its own, of equal length.
     digits : int
-        `D`.
+        Of a needle.
     depth : float, optional
         Where the needle that is asked for stands, from 0 (first) to 1 (last place before the question);
         anywhere when left out. With several needles they divide the filler among them instead.

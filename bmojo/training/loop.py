@@ -85,6 +85,7 @@ def fit(
         raise ValueError(f"fit: {[stage.steps for stage in stages]} steps came, options say {options.steps}.")
     run = Run(model, stages, options, folder, board)
     told, step = run.told, run.told.step
+    reads = on_step is not None or _at_once(model)
     model.train()
     with Interruption() as interruption:
         try:
@@ -95,7 +96,7 @@ def fit(
                 drawn = [_task_at(stages, step).sample(options.batch, run.generator) for _ in run.passes]
                 loss, norm = _step(model, run.optimizer, drawn, options)
                 step = told.step = step + 1
-                run.take(loss, wait=on_step is not None or _due(step, options.log_every, options.steps))
+                run.take(loss, wait=reads or _due(step, options.log_every, options.steps))
                 told.seconds += time.monotonic() - began
                 if options.sequences and _due(step, options.evaluate_every, options.steps):
                     run.take_evaluation(watch)
@@ -121,6 +122,11 @@ def fit(
             run.close()
             model.eval()
     return told
+
+
+def _at_once(model: nn.Module) -> bool:
+    """Whether reading a loss costs nothing: a GPU would have to finish its work first."""
+    return next(model.parameters()).device.type == "cpu"
 
 
 def _due(step: int, every: int, last: int) -> bool:

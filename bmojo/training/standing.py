@@ -94,9 +94,9 @@ class Run:
             self._board = Board(place / "tensorboard", after=self.told.step) if board else None
 
     def take(self, loss: Tensor, *, wait: bool) -> None:
-        """Note a loss; on a GPU, which would stall, only every now and then in numbers."""
+        """Note a loss; until one waits for it, it stays on its device and is no number."""
         self._pending.append(loss)
-        if loss.device.type != "cpu" and not wait and self.told.losses:
+        if not wait:
             self.told.losses.append(math.nan)  # not known yet
             return
         first = self.told.step - len(self._pending)

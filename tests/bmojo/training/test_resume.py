@@ -51,6 +51,20 @@ def crash():
     raise Killed
 
 
+class Interrupting:
+    """Watches a run, and interrupts it at a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def step(self, step, *, loss, tokens):
+        if step == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+    def say(self, text):
+        pass
+
+
 class TestGoingOn:
     @pytest.mark.parametrize("step", range(1, 15))
     def test_after_an_interrupt_at_any_step(self, make, tmp_path, step):
@@ -88,6 +102,18 @@ class TestGoingOn:
         again = make(**HARD)
         assert whole(again, folder=tmp_path).losses == wanted.losses
         assert same(again, model)
+
+    @pytest.mark.parametrize("step", [1, 3, 5, 8, 14])
+    def test_losses_that_are_read_late_are_the_same(self, make, tmp_path, monkeypatch, step):
+        """As on a GPU, which is not made to wait: losses are read when they are logged or stored."""
+        wanted = whole(make(**HARD))
+        monkeypatch.setattr("bmojo.training.loop._at_once", lambda model: False)
+        late = whole(make(**HARD))
+        assert (late.losses, late.evaluations) == (wanted.losses, wanted.evaluations)
+        interrupted = Interrupting(step)
+        with pytest.raises(KeyboardInterrupt, match=f"step {step};"):
+            whole(make(**HARD), folder=tmp_path, watch=interrupted)
+        assert whole(make(**HARD), folder=tmp_path).losses == wanted.losses
 
     def test_with_passes_that_add_up_and_a_training_set(self, make, tmp_path):
         task = InContextRecall(length=16, examples=20)
