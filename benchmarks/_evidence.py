@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import threading
@@ -154,7 +155,7 @@ def write_records(name: str, jobs: Sequence[Job], records: Sequence[Record]) -> 
             "model": job.model,
             "config": job.config,
             "accuracy": record.accuracy,
-            "loss": record.loss,
+            "loss": record.loss if math.isfinite(record.loss) else None,
             "memory": record.memory,
             "parameters": record.parameters,
             "seconds": record.seconds,
@@ -194,7 +195,10 @@ def _run(root: Path, job: Job, device: str, measure: Callable[[Any], dict[str, A
     import bmojo
 
     folder = root / f"{_plain(job.model)}, rate={job.rate:g}, seed={job.seed}"
-    outcome = bmojo.train(job.config, folder=folder, device=device, quiet=True)
+    try:
+        outcome = bmojo.train(job.config, folder=folder, device=device, quiet=True)
+    except FloatingPointError as error:
+        return Record(job.model, job.rate, job.seed, 0.0, math.inf, {}, 0, 0.0, [], {"diverged": str(error)})
     run, model = outcome.runs[0], outcome.model
     told = folder / "measured.json"
     if measure is not None and not told.is_file():

@@ -2,7 +2,7 @@
 
 from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.config import Configuration, read_configuration
-from bmojo.training.errors import CheckpointError, CheckpointWarning, ConfigurationError
+from bmojo.training.errors import CheckpointError, CheckpointWarning, ConfigurationError, DivergedError
 from bmojo.training.evaluation import Evaluation, Score, evaluate
 from bmojo.training.loop import Fitted, Stage, fit
 from bmojo.training.models import PRESETS, build_model, load_model
@@ -18,6 +18,7 @@ __all__ = [
     "Checkpoints",
     "Configuration",
     "ConfigurationError",
+    "DivergedError",
     "Evaluation",
     "Fitted",
     "Outcome",

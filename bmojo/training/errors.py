@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from realization.errors import RealizationError, RealizationWarning
 
-__all__ = ["CheckpointError", "CheckpointWarning", "ConfigurationError"]
+__all__ = ["CheckpointError", "CheckpointWarning", "ConfigurationError", "DivergedError"]
 
 
 class ConfigurationError(RealizationError):
@@ -13,6 +13,21 @@ class ConfigurationError(RealizationError):
 
 class CheckpointError(RealizationError):
     """A folder holds another run, or checkpoints that cannot be read."""
+
+
+class DivergedError(FloatingPointError):
+    """The loss is no longer finite.
+
+    Parameters
+    ----------
+    step : int
+    loss, rate : float
+        What it is, and the peak rate.
+    """
+
+    def __init__(self, step: int, loss: float, rate: float) -> None:
+        super().__init__(f"the loss is {loss} at step {step}; lower the rate ({rate}).")
+        self.step = step
 
 
 class CheckpointWarning(RealizationWarning):

@@ -60,8 +60,8 @@ def fit(
 
     Raises
     ------
-    FloatingPointError
-        If the loss is no longer finite.
+    DivergedError
+        If the loss is no longer finite; a `FloatingPointError`.
     KeyboardInterrupt
         After Ctrl-C, once a checkpoint is written.
     CheckpointError

@@ -17,17 +17,18 @@ from torch import nn
 
 from bmojo.training.checkpoints import write_json
 from bmojo.training.config import Configuration, read_configuration
-from bmojo.training.errors import CheckpointError
+from bmojo.training.errors import CheckpointError, DivergedError
 from bmojo.training.logs import Watch
-from bmojo.training.loop import Fitted, fit
+from bmojo.training.loop import Fitted, Stage, fit
 from bmojo.training.models import build_model
+from bmojo.training.options import TrainOptions
 
 try:
     import fcntl
 except ImportError:  # no such locks there: two processes in one folder are not noticed
     fcntl = None
 
-LOCK = "lock"
+LOCK, DIVERGED = "lock", "diverged"
 
 __all__ = ["Outcome", "RunResult", "train"]
 
@@ -55,7 +56,9 @@ class RunResult:
 
     @property
     def held_out(self) -> dict[str, Any]:
-        """The last evaluation."""
+        """The last evaluation; of a run that diverged no right answer and an infinite loss."""
+        if self.fitted.ended == DIVERGED:
+            return {"loss": math.inf, "accuracy": 0.0}
         return self.fitted.evaluations[-1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,8 +109,9 @@ class Outcome:
         lines = [f"{self.config.name}: {task.description}; chance {100 * task.chance:.3g} %"]
         lines.append(f"{'rate':>9} {'seed':>5} {'steps':>7} {'seconds':>8} {'loss':>8} {'accuracy':>9}")
         for run in self.runs:
-            told = run.fitted
-            found = told.evaluations[-1] if told.evaluations else {"loss": math.nan, "accuracy": math.nan}
+            told, found = run.fitted, {"loss": math.nan, "accuracy": math.nan}
+            if told.evaluations or told.ended == DIVERGED:
+                found = run.held_out
             lines.append(
                 f"{run.rate:>9.3g} {run.seed:>5} {told.step:>7} {told.seconds:>8.1f} {found['loss']:>8.4f} "
                 f"{100 * found['accuracy']:>7.1f} %"
@@ -168,6 +172,9 @@ def train(
         If the configuration cannot be done.
     CheckpointError
         If the folder holds runs of another configuration.
+    FloatingPointError
+        If training diverges, at the one rate or at each of several; where others do better, such a run is
+        listed with an infinite loss.
     KeyboardInterrupt
         After Ctrl-C, once a checkpoint is written.
 
@@ -209,6 +216,8 @@ def _all(config: Configuration, root: Path | None, device: str, quiet: bool) -> 
             run, model = _one(config, rate, seed, own, device, quiet)
             runs.append(run)
             models.setdefault(rate, model)
+    if all(run.fitted.ended == DIVERGED for run in runs):
+        raise FloatingPointError(f"training diverged at every rate of {list(config.rates)}; try lower ones.")
     return Outcome(config, runs, models[_best_rate(config, runs)].eval())
 
 
@@ -262,7 +271,7 @@ def _one(
         torch.manual_seed(seed)
         model = build_model(config.made_task(), config.model).to(device)
         try:
-            fitted = fit(model, stages, options, folder=folder, watch=watch, board=config.tensorboard)
+            fitted = _fitted(model, stages, options, folder, watch, config)
         finally:
             if watch is not None:
                 watch.close()
@@ -270,9 +279,34 @@ def _one(
     return RunResult(rate, seed, count, fitted, folder), model
 
 
+def _fitted(
+    model: nn.Module,
+    stages: list[Stage],
+    options: TrainOptions,
+    folder: Path | None,
+    watch: Watch | None,
+    config: Configuration,
+) -> Fitted:
+    """Training of one model; where other rates are tried too, one at which it diverges is noted."""
+    told = None if folder is None else folder / "diverged.json"
+    if told is not None and told.is_file():
+        return Fitted(ended=DIVERGED, **json.loads(told.read_text(encoding="utf-8")))
+    try:
+        return fit(model, stages, options, folder=folder, watch=watch, board=config.tensorboard)
+    except DivergedError as error:
+        if len(config.rates) == 1:
+            raise
+        if told is not None:
+            told.parent.mkdir(parents=True, exist_ok=True)
+            write_json(told, {"step": error.step})
+        if watch is not None:
+            watch.say(str(error))
+        return Fitted(step=error.step, ended=DIVERGED)
+
+
 def _best_rate(config: Configuration, runs: Sequence[RunResult]) -> float:
     metric = config.train.metric
-    if any(not run.fitted.evaluations for run in runs):
+    if any(not run.fitted.evaluations and run.fitted.ended != DIVERGED for run in runs):
         return config.rates[0]
 
     def worth(rate: float) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bmojo.tasks.protocol import Task
 from bmojo.training.checkpoints import Checkpoints
-from bmojo.training.errors import CheckpointError
+from bmojo.training.errors import CheckpointError, DivergedError
 from bmojo.training.evaluation import evaluate
 from bmojo.training.logs import Board, JsonLines, Watch
 from bmojo.training.options import TrainOptions
@@ -104,10 +104,7 @@ class Run:
         for value in torch.stack(self._pending).tolist():
             self.told.losses.append(value)
             if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} at step {len(self.told.losses)}; lower the rate "
-                    f"({self.options.rate})."
-                )
+                raise DivergedError(len(self.told.losses), value, self.options.rate)
         self._pending.clear()
         self.known = self.told.losses[-1]
 

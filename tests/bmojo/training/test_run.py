@@ -107,6 +107,40 @@ class TestTrain:
         assert self.outcome("accuracy", found).best_rate == 1e-3, "a tie: the smaller loss"
 
 
+class TestDivergence:
+    @pytest.fixture
+    def diverging(self, monkeypatch):
+        """Training as it is, but for rates of 1e-2 and more."""
+        from bmojo.training import DivergedError, run
+
+        begun = []
+
+        def fit_or_not(model, stages, options, **more):
+            begun.append(options.rate)
+            if options.rate >= 1e-2:
+                raise DivergedError(3, float("nan"), options.rate)
+            return fit(model, stages, options, **more)
+
+        monkeypatch.setattr(run, "fit", fit_or_not)
+        return begun
+
+    def test_a_sweep_goes_on_without_it(self, tmp_path, diverging):
+        for _ in range(2):
+            outcome = bmojo.train(CONFIG, folder=tmp_path / "runs", quiet=True)
+            assert outcome.best_rate == 1e-3
+            assert [run.fitted.ended for run in outcome.runs] == ["steps", "steps", "diverged", "diverged"]
+            assert "inf" in outcome.table()
+        assert diverging.count(1e-2) == 2, "what diverged is not tried again"
+        told = json.loads((tmp_path / "runs" / "results.json").read_text())
+        assert [run["held_out"] is None for run in told["runs"]] == [False, False, True, True]
+
+    def test_where_all_do_it_is_an_error(self, diverging):
+        with pytest.raises(FloatingPointError, match=r"at every rate of \[0\.01, 0\.1\]; try lower ones"):
+            bmojo.train(CONFIG | {"train": CONFIG["train"] | {"rates": [1e-2, 1e-1]}}, quiet=True)
+        with pytest.raises(FloatingPointError, match=r"nan at step 3; lower the rate \(0\.01\)"):
+            bmojo.train(CONFIG | {"train": CONFIG["train"] | {"rates": [1e-2]}}, quiet=True)
+
+
 class TestBoard:
     def test_curves_are_there(self, tmp_path):
         pytest.importorskip("tensorboard")
