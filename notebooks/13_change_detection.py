@@ -268,7 +268,16 @@ for kind, size in (("bias", 1.2), ("drift", 0.03), ("gain", 0.8), ("frozen", Non
 
 # %% [markdown]
 # A frozen sensor is the hard one without an input: it shows *less* surprise than it should, and these tests
-# look for more. Where an input moves the plant, the prediction moves too, and a sensor that stands still is
+# look for more. A sum over a window can look for both:
+
+# %%
+broken = rz.sensor_fault(y[800:], "frozen", at=400)
+both = rz.detect_changes(machine, broken, test="window", two_sided=True, false_alarm=0.001, reference=y[:800])
+print(f"levels {both.lower:.1f} and {both.threshold:.1f}: found after {both.delay(400)} samples")
+assert both.delay(400) < 16
+
+# %% [markdown]
+# Where an input moves the plant, the prediction moves too, and a sensor that stands still is
 # found at once (measured for a hair dryer on the page on innovations in the documentation).
 #
 # ## 6. When the promise rests on a bad model

@@ -110,7 +110,7 @@ class ChangeDetection:
     Attributes
     ----------
     alarms : ndarray of int, shape (a,)
-        Samples at which the statistic lies above the threshold.
+        Samples at which the statistic lies above the threshold, or below the lower one.
     statistic : ndarray, shape (T,)
         NaN where a window is not full yet.
     threshold : float
@@ -127,6 +127,8 @@ class ChangeDetection:
         Of the same.
     measured : FalseAlarms
         Of the same: the rate at which the test alarms there. Without a reference it counts changes too.
+    lower : float or None
+        Threshold below which innovations are too small, where that was asked for.
 
     Examples
     --------
@@ -149,6 +151,7 @@ class ChangeDetection:
     whiteness: WhitenessTest
     calibration: Calibration
     measured: FalseAlarms
+    lower: float | None = None
 
     @property
     def onsets(self) -> NDArray[np.int64]:
@@ -179,6 +182,7 @@ class _Statistic(NamedTuple):
     window: int
     increase: float
     false_alarm: float
+    two_sided: bool
 
     def of(self, found: Innovations, threshold: float) -> Array:
         if self.test == "sample":
@@ -191,27 +195,33 @@ class _Statistic(NamedTuple):
         steps = cusum_steps(found.normalized_squared, found.e.shape[1], self.increase)
         return cusum(steps, threshold)
 
-    def chance(self, degrees: int) -> float:
-        """Level that white Gaussian innovations pass at the rate allowed."""
+    def chance(self, degrees: int) -> tuple[float, float | None]:
+        """Levels that white Gaussian innovations pass at the rate allowed: the upper and the lower one."""
         if self.test == "cusum":
-            return cusum_threshold(self.false_alarm, degrees, self.increase)
+            return cusum_threshold(self.false_alarm, degrees, self.increase), None
         if self.test == "window":
-            return chi_squared_quantile(self.false_alarm, degrees * self.window)
+            degrees *= self.window
+            if self.two_sided:
+                tail = 0.5 * self.false_alarm
+                return chi_squared_quantile(tail, degrees), chi_squared_quantile(1 - tail, degrees)
         lengths = len(dyadic_windows(self.window)) if self.test == "glr" else 1
-        return chi_squared_quantile(self.false_alarm / lengths, degrees)
+        return chi_squared_quantile(self.false_alarm / lengths, degrees), None
 
-    def measured(self, found: Innovations) -> float:
-        """Level that the innovations of a reference pass at the rate allowed."""
+    def measured(self, found: Innovations) -> tuple[float, float | None]:
+        """Levels that the innovations of a reference pass at the rate allowed."""
         if self.test != "cusum":
             values = self.of(found, np.inf)
-            return float(np.quantile(values[~np.isnan(values)], 1 - self.false_alarm, method="higher"))
+            values = values[~np.isnan(values)]
+            tail = 0.5 * self.false_alarm if self.two_sided else self.false_alarm
+            upper = float(np.quantile(values, 1 - tail, method="higher"))
+            return upper, float(np.quantile(values, tail, method="lower")) if self.two_sided else None
         allowed = self.false_alarm * len(found.e)
         low, high = 0.0, float(self.of(found, np.inf).max())
         for _ in range(60):
             middle = 0.5 * (low + high)
             few = (self.of(found, middle) > middle).sum() <= allowed
             low, high = (low, middle) if few else (middle, high)
-        return high
+        return high, None
 
 
 def detect_changes(
@@ -222,6 +232,7 @@ def detect_changes(
     test: ChangeTest = "window",
     window: int = 16,
     increase: float = 2.0,
+    two_sided: bool = False,
     reference: IOData | ArrayLike | None = None,
     calibrate: bool = False,
     x0: ArrayLike | None = None,
@@ -253,6 +264,9 @@ def detect_changes(
         `W`; `sample` and `cusum` do not use it.
     increase : float
         $\kappa > 1$ of `cusum`; the others do not use it.
+    two_sided : bool
+        For `window`: look for innovations that are too small as well (a sensor that stands still, a plant
+        that has become calmer), half of the false alarms on each side.
     reference : IOData, optional
         A record without changes that the model was not identified from. Whiteness, calibration and the
         false-alarm rate are measured on it.
@@ -307,6 +321,11 @@ def detect_changes(
     (122, FalseAlarms(0.001, 95 % within [0.000121, 0.00361]; 2 of 2000))
     """
     _check(test, false_alarm, window, increase, reference, calibrate)
+    if two_sided and test != "window":
+        raise DataError(
+            f"detect_changes: two_sided=True came with test={test!r}; 'window' looks for innovations "
+            "that are too small."
+        )
     found = innovations(model, data, x0=x0)
     judged = found if reference is None else innovations(model, reference)
     for name, length in (("data", len(found.e)), ("the reference", len(judged.e))):
@@ -319,18 +338,18 @@ def detect_changes(
             f"detect_changes: {len(judged.e)} samples came to judge the model by; {FEWEST} are needed. "
             "Give a reference."
         )
-    statistic = _Statistic(test, window, increase, false_alarm)
+    statistic = _Statistic(test, window, increase, false_alarm, two_sided)
     if calibrate and false_alarm * len(judged.e) < 5:
         raise ExcitationError(
             f"detect_changes: calibrate=True came with a reference of {len(judged.e)} samples, which allows "
             f"{false_alarm * len(judged.e):.3g} alarms; at least 5 are needed. Use a longer one or a larger "
             "false_alarm."
         )
-    threshold = statistic.measured(judged) if calibrate else statistic.chance(model.n_outputs)
+    threshold, lower = statistic.measured(judged) if calibrate else statistic.chance(model.n_outputs)
     values, there = statistic.of(found, threshold), statistic.of(judged, threshold)
     cluster = window if test in ("window", "glr") else 1
     result = ChangeDetection(
-        np.flatnonzero(values > threshold),
+        np.flatnonzero(_outside(values, threshold, lower)),
         values,
         threshold,
         test,
@@ -339,11 +358,16 @@ def detect_changes(
         found,
         whiteness_test(judged.e),
         chi_squared_calibration(judged),
-        FalseAlarms.of(there[~np.isnan(there)] > threshold, cluster=cluster),
+        FalseAlarms.of(_outside(there[~np.isnan(there)], threshold, lower), cluster=cluster),
+        lower,
     )
     if not calibrate:
         _warn(result, reference is not None)
     return result
+
+
+def _outside(values: Array, threshold: float, lower: float | None) -> NDArray[np.bool_]:
+    return (values > threshold) if lower is None else (values > threshold) | (values < lower)
 
 
 def _check(

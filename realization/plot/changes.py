@@ -72,6 +72,8 @@ def changes(
             found.threshold, color=COLOURS["data"], linewidth=1, linestyle=DASHED,
             label=f"passed by {100 * found.false_alarm:g} % by chance",
         )  # fmt: skip
+        if found.lower is not None:
+            ax.axhline(found.lower, color=COLOURS["data"], linewidth=1, linestyle=DASHED)
         ax.plot(
             time[alarms], found.statistic[alarms], "o", markersize=3.5, color=COLOURS["eidetic"],
             label=f"alarm ({len(alarms)})",

@@ -200,6 +200,32 @@ def test_the_innovations_of_a_biased_sensor_are_those_of_linear_theory(rng):
     assert_close(added[:40], np.zeros((40, 2)))
 
 
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_innovations_that_are_too_small_are_found_where_asked_for(calibrate, rng):
+    reference, model = record(rng, 20000), plant()
+    e = rng.standard_normal((2000, 2)) @ np.linalg.cholesky(model.Re).T
+    e[1000:] *= 0.3
+    u = rng.standard_normal((2000, 1))
+    calm = IOData(model.simulate(u, e=e), u)
+    options = {"test": "window", "window": 16, "false_alarm": 0.02, "reference": reference}
+    found = detect_changes(model, calm, **options, calibrate=calibrate, two_sided=True)
+    assert found.lower is not None
+    assert found.lower < 2 * 16 < found.threshold
+    assert found.measured.lower <= 0.021
+    assert found.measured.upper >= 0.019
+    assert (found.alarms >= 1100).sum() == 900
+    one_sided = detect_changes(model, calm, **options)
+    assert one_sided.lower is None
+    assert (one_sided.alarms >= 1100).sum() == 0
+    assert_close(
+        found.alarms,
+        np.flatnonzero((found.statistic > found.threshold) | (found.statistic < found.lower)),
+        "bitwise",
+    )
+    with pytest.raises(DataError, match="two_sided"):
+        detect_changes(model, calm, test="glr", two_sided=True)
+
+
 def test_what_is_refused(rng):
     model, data = plant(), record(rng, 60)
     for options, said in (
