@@ -92,10 +92,15 @@ class Mamba(nn.Module):
         y, last = bk.selective_step(*inputs, state[1], **options)
         return self.out_proj(y), (tail, last)
 
-    def _inputs(self, x: Tensor, z: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    def _inputs(self, x: Tensor, z: Tensor) -> tuple[Any, dict[str, Any]]:
         """What drives the scan, and what is done to its steps and outputs."""
         low, B, C = self.x_proj(x).split([self.rank, self.state_size, self.state_size], dim=-1)
         delta = nn.functional.linear(low, self.dt_proj.weight)
         A = -torch.exp(self.A_log.to(state_dtype(x.dtype)))
-        options = {"D": self.D, "z": z, "delta_bias": self.dt_proj.bias, "delta_softplus": True}
+        options: dict[str, Any] = {
+            "D": self.D,
+            "z": z,
+            "delta_bias": self.dt_proj.bias,
+            "delta_softplus": True,
+        }
         return (x, delta, A, B, C), options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import as_numpy, choose, empty_like
 from bmojo_kernels.checks import alike, compiled_step, learning
@@ -173,12 +173,13 @@ def selective_step(
         from bmojo_kernels.selective_scan.numba_cpu import step
 
         y, state = empty_like(u), state.clone(memory_format=torch.contiguous_format)
-        step(*(as_numpy(x) for x in (u, length, A * LOG2_E, B, C, state, y)))
+        arrays: Any = [as_numpy(x) for x in (u, length, A * LOG2_E, B, C, state, y)]
+        step(*arrays)
     else:
         from bmojo_kernels.selective_scan.naive import selective_scan_naive
 
-        wide = [x.to(kind).unsqueeze(1) for x in (u, length, B, C)]
-        found, state = selective_scan_naive(*wide[:2], A, *wide[2:], state)
+        u1, length1, B1, C1 = (x.to(kind).unsqueeze(1) for x in (u, length, B, C))
+        found, state = selective_scan_naive(u1, length1, A, B1, C1, state)
         y = found[:, 0].to(u.dtype)
     if D is not None:
         y = y + D.to(u.dtype) * u
