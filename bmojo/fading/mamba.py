@@ -89,7 +89,7 @@ class Mamba(nn.Module):
         x, z = self.in_proj(u_t).chunk(2, dim=-1)
         x, tail = self.conv.step(x, state[0])
         inputs, options = self._inputs(x, z)
-        y, last = bk.selective_step(*inputs, state[1], **options)
+        y, last = bk.selective_step(*inputs, state=state[1], **options)
         return self.out_proj(y), (tail, last)
 
     def _inputs(self, x: Tensor, z: Tensor) -> tuple[Any, dict[str, Any]]:
