@@ -329,3 +329,16 @@ class TestCommands:
         named = re.findall(r"benchmarks/configs/\w+\.toml", capsys.readouterr().out)
         assert named
         assert all((ROOT / name).is_file() for name in named)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_learns(tmp_path):
+    """A gap that no window spans, with two places for each pair: at least 95 % at the rate of the demo."""
+    from tests.source import ROOT
+
+    config = ROOT / "benchmarks" / "configs" / "gap_recall.toml"
+    changes = ["train.rates=[6e-3]", "train.seeds=[0]"]
+    outcome = bmojo.train(config, changes=changes, folder=tmp_path / "runs", quiet=True)
+    assert outcome.runs[0].held_out["accuracy"] > 0.95
+    task = bmojo.tasks.GapRecall(pairs=31, gap=192, queries=16)
+    assert bmojo.training.evaluate(outcome.model, task, eidetic=62).accuracy > 0.9, "with the budget raised"
