@@ -3,7 +3,7 @@
 from bmojo.bridge.ablation import MEMORIES, MemoryShares, ablate, memory_shares
 from bmojo.bridge.compress import Compression, MixerReport, compress
 from bmojo.bridge.empirical import EmpiricalGramians, empirical_gramians
-from bmojo.bridge.initialize import MixerStart, initialize_from, match_blocks
+from bmojo.bridge.initialize import MixerStart, initialize_from
 from bmojo.bridge.lift import LiftedModel, lift
 from bmojo.bridge.lifted_layer import LiftedLayer, lift_layer
 from bmojo.bridge.lower import lower
@@ -12,12 +12,14 @@ from bmojo.bridge.lower_memory import MemoryCurves, TimeConstants, memory_curves
 from bmojo.bridge.lower_mixers import register_lowering
 from bmojo.bridge.lower_spectrum import HankelSpectrum, hankel_operator, hankel_spectrum
 from bmojo.bridge.output_map import OutputMap
+from bmojo.bridge.signal_model import FloorWarning, SignalModel, SignalState
 from bmojo.bridge.time_varying import TimeVaryingRealization
 
 __all__ = [
     "MEMORIES",
     "Compression",
     "EmpiricalGramians",
+    "FloorWarning",
     "HankelSpectrum",
     "LiftedLayer",
     "LiftedModel",
@@ -26,6 +28,8 @@ __all__ = [
     "MixerReport",
     "MixerStart",
     "OutputMap",
+    "SignalModel",
+    "SignalState",
     "TimeConstants",
     "TimeVaryingRealization",
     "ablate",
@@ -38,7 +42,6 @@ __all__ = [
     "lift",
     "lift_layer",
     "lower",
-    "match_blocks",
     "memory_curves",
     "memory_shares",
     "register_lowering",

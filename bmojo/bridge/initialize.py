@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from bmojo.bridge.parametrizations import Parametrization, core_of
 from bmojo.fading import LTI, DiagonalLTI, GatedDeltaNet, GatedKalmaNet, Mamba, Mamba2, ModalLTI
 from bmojo.layer import BMojo
+from bmojo.models.language_model import BMojoLM
 from realization.errors import DataError, RealizationError, UnstableError
 from realization.identification.subspace import n4sid
 from realization.signals import IOData
 from realization.systems import InnovationsModel, StateSpace
 
-__all__ = ["MixerStart", "initialize_from", "match_blocks"]
+__all__ = ["MixerStart", "initialize_from"]
 
 Array = NDArray[np.float64]
 RATES = (Mamba2, Mamba, GatedDeltaNet, GatedKalmaNet)
@@ -122,8 +123,8 @@ def initialize_from(
     Notes
     -----
     The parameters of a linear mixer are replaced: make the optimizer afterwards. Its blocks are those of the
-    identified poles, so that a fresh layer has to be given them before it can load what was trained from
-    there (`match_blocks`).
+    identified poles, and stand in the layer's configuration (`mixer_options`), from which a layer is made
+    that takes its stored parameters.
 
     References
     ----------
@@ -159,43 +160,10 @@ def initialize_from(
     finally:
         for hook in hooks:
             hook.remove()
+    if isinstance(module, BMojoLM):  # what is written beside its parameters
+        configs = [cast(BMojo, block.get_submodule("layer")).config for block in module.blocks]
+        module.options["layers"] = [config.to_dict() for config in configs]
     return found
-
-
-def match_blocks(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Give linear mixers the blocks of stored parameters, which `load_state_dict` then takes.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Its `LTI` layers are made anew where their blocks differ; make the optimizer afterwards.
-    state_dict : mapping of str to Tensor, shapes of a `state_dict`
-
-    Examples
-    --------
-    >>> from bmojo.bridge import match_blocks
-    >>> from bmojo.fading import LTI
-    >>> import torch
-    >>> stored = torch.nn.Sequential(LTI(1, 1, 2, blocks=[False, False])).state_dict()
-    >>> fresh = torch.nn.Sequential(LTI(1, 1, 2))
-    >>> match_blocks(fresh, stored)
-    >>> fresh.load_state_dict(stored)
-    <All keys matched successfully>
-    """
-    for name, layer in list(module.named_modules()):
-        stored = state_dict.get(f"{name}._extra_state")
-        if not isinstance(layer, LTI) or stored is None or not name:
-            continue
-        if stored.tolist() == layer.get_extra_state().tolist():
-            continue
-        options: dict[str, Any] = {"blocks": [bool(two) for two in stored.reshape(len(stored), -1)[:, 0]]}
-        if isinstance(layer, ModalLTI):
-            rows = 1 + stored[:, 0]
-            options["groups"] = [int(rows[stored[:, 1] == g].sum()) for g in stored[:, 1].unique()]
-        (outputs, inputs), states = layer.D.shape, len(layer.B)
-        made = type(layer)(inputs, outputs, states, **options).to(layer.B)
-        owner, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, made.train(layer.training))
 
 
 @torch.no_grad()
@@ -236,6 +204,8 @@ def _start(
         layer.mixer = mixer = _filled(
             StateSpace(system.A, system.B @ into.T, system.C, system.D @ into.T), mixer
         )
+        options = layer.config.mixer_options | mixer.layout()
+        layer.config = replace(layer.config, mixer_options=options)
         explained = _explained(mixer(hidden)[0][:, : wanted.shape[1]], wanted)
     else:
         _set_rates(mixer, system.A)

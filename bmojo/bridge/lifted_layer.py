@@ -75,6 +75,7 @@ class LiftedLayer(BMojo):
         system, token_mean, output_mean = in_role(model, "predictor")
         C, D = (np.vstack([np.zeros((m, M.shape[1])), M]) for M in (system.C, system.D))
         self.mixer, found = core_of(StateSpace(system.A, system.B, C, D), parametrization, max_condition)
+        self.config = replace(config, mixer_options=self.mixer.layout())
         held = {"basis": found.basis, "inverse": found.inverse, "token_mean": token_mean}
         for name, value in (held | {"output_mean": output_mean}).items():
             self.register_buffer(name, torch.tensor(np.array(value), dtype=torch.float64))

@@ -251,6 +251,10 @@ class LTI(nn.Module):
         free = self.above.new_zeros(()) if self.upper is None else self.upper
         return (free * self.above).index_put((rows, columns), values)
 
+    def layout(self) -> dict[str, list[bool] | list[int]]:
+        """The options with which another layer of this one's blocks is made."""
+        return {"blocks": [two for _, two in self.blocks]}
+
     def get_extra_state(self) -> Tensor:
         """The kinds of the blocks: parameters mean nothing without them."""
         return torch.tensor([two for _, two in self.blocks], dtype=torch.bool)

@@ -116,6 +116,10 @@ class ModalLTI(LTI):
         A, edges = self.A(), [sum(self.groups[:i]) for i in range(len(self.groups))]
         return [A[e : e + k, e : e + k] for e, k in zip(edges, self.groups)]
 
+    def layout(self) -> dict[str, list[bool] | list[int]]:
+        """The options with which another layer of this one's blocks and groups is made."""
+        return super().layout() | {"groups": list(self.groups)}
+
     def get_extra_state(self) -> Tensor:
         """The kinds of the blocks, and the group of each."""
         ends = torch.tensor(self.groups).cumsum(0) if self.groups else torch.zeros(0)
