@@ -136,9 +136,10 @@ class Watch:
     def __init__(
         self, title: str, *, total: int, done: int = 0, file: TextIO | None = None, every: float = 15.0
     ) -> None:
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total = title, total
         self._file = sys.stderr if file is None else file
-        self._every, self._said, self._began, self._tokens = every, time.monotonic(), time.monotonic(), 0
+        # Rates are of the time since the last line: the first steps compile kernels.
+        self._every, self._said, self._step, self._tokens = every, time.monotonic(), done, 0
         self._bar = None
         if self._file.isatty():
             self._bar = tqdm(
@@ -149,18 +150,20 @@ class Watch:
         """After a step: its number, its loss, and the tokens that it saw."""
         self._tokens += tokens
         now = time.monotonic()
-        rate = self._tokens / max(now - self._began, 1e-9)
+        passed = max(now - self._said, 1e-9)
+        rate = tqdm.format_sizeof(self._tokens / passed)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {_short(rate)} tokens/s", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {rate} tokens/s", refresh=False)
             self._bar.update(step - self._bar.n)
-        elif now - self._said >= self._every:
-            self._said = now
-            pace = (step - self.done) / max(now - self._began, 1e-9)
+        elif passed >= self._every:
+            pace = (step - self._step) / passed
             left = tqdm.format_interval((self.total - step) / pace) if pace else "?"
             self.say(
-                f"step {step} of {self.total}, loss {loss:.3f}, {pace:.2g} steps/s, {_short(rate)} tokens/s, "
+                f"step {step} of {self.total}, loss {loss:.3f}, {pace:.2g} steps/s, {rate} tokens/s, "
                 f"{left} left"
             )
+        if passed >= self._every:
+            self._said, self._step, self._tokens = now, step, 0
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -174,7 +177,3 @@ class Watch:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-def _short(rate: float) -> str:
-    return tqdm.format_sizeof(rate)
