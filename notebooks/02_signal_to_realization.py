@@ -387,12 +387,12 @@ def filter_from_covariances(A, C, G, Lambda0):
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 def filter_from_covariances_solution(A, C, G, Lambda0):
-    P = np.zeros_like(A)
+    P, Re, K = np.zeros_like(A), Lambda0, np.zeros_like(G)
     for _ in range(5000):
         Re = Lambda0 - C @ P @ C.T
-        M = G - A @ P @ C.T
-        P = A @ P @ A.T + M @ np.linalg.solve(Re, M.T)
-    return np.linalg.solve(Re, M.T).T, Re
+        K = np.linalg.solve(Re, (G - A @ P @ C.T).T).T
+        P = A @ P @ A.T + K @ Re @ K.T
+    return K, Re
 
 
 def check_filter(answer):
