@@ -181,7 +181,7 @@ plt.show()
 white = rz.InnovationsModel(
     np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((1, 0)), np.zeros((1, 0)), K=np.zeros((0, 1)), Re=[[1.0]]
 )
-tests, shifts, runs, onset = ("sample", "window", "glr", "cusum"), (0.5, 1.0, 2.0, 4.0), 24, 100
+tests, shifts, runs, onset = ("sample", "window", "glr", "cusum"), (0.5, 1.0, 2.0, 4.0), 16, 100
 reference = rng.standard_normal(1000)
 delay = {test: [] for test in tests}
 for shift in shifts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +81,7 @@ def cusum_run_length(threshold: float, degrees: int, increase: float) -> float:
     return float(np.linalg.solve(np.eye(len(levels)) - moves, np.ones(len(levels)))[0])
 
 
+@lru_cache(maxsize=64)
 def cusum_threshold(false_alarm: float, degrees: int, increase: float) -> float:
     """Level that the sum of unchanged innovations passes once in `1 / false_alarm` samples."""
     from scipy.optimize import brentq
