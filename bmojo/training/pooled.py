@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class PooledLM(nn.Module):
         """Logits (B, T, vocabulary) for tokens (B, T)."""
         return self.readout(self.hidden(tokens))
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write configuration and weights into a folder."""
         write_model(folder, self.options, self.state_dict())
 
