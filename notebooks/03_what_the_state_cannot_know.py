@@ -231,8 +231,8 @@ plt.show()
 # $$\sum_{t \notin M} s_t,$$
 #
 # least when $M$ holds the $m$ largest $s_t$. This can be done as the record runs: keep the $m$ largest so
-# far, and let the smallest go when a larger one comes. It is never regretted, since a sample that is smaller than
-# $m$ others is not among the $m$ largest of the whole. The same budget spent otherwise:
+# far, and let the smallest go when a larger one comes. It is never regretted, since a sample that is smaller
+# than $m$ others is not among the $m$ largest of the whole. The same budget spent otherwise:
 
 # %%
 budgets = [0, 6, 12, 24, 48, 96, 180, 360]
