@@ -26,7 +26,9 @@ __all__ = [
 ]
 
 RULES = ("top", "threshold", "fifo", "random", "norm")
-MIXERS = ("none", "lti", "mamba", "mamba2", "gated_deltanet", "gated_kalmanet")
+MIXERS = (
+    "none", "lti", "lti_modal", "lti_diagonal", "mamba", "mamba2", "gated_deltanet", "gated_kalmanet",
+)  # fmt: skip
 PREDICTORS = ("conv", "state", "kalman", "residual")
 
 

@@ -71,6 +71,8 @@ class ModalLTI(LTI):
         self.groups = sizes
         of = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
         self.above *= of.unsqueeze(1) == of
+        if not self.above.any():  # a pole or pair to each block: nothing stands above
+            self.register_parameter("upper", None)
         # Blocks of one size run side by side; then the columns go back to where they were.
         self.sizes = sorted(set(sizes))
         rows = [torch.tensor([range(e, e + s) for e, s in zip(edges, sizes) if s == k]) for k in self.sizes]

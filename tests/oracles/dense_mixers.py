@@ -82,6 +82,12 @@ def lti_loop(p: Parameters, u: Inputs) -> Outputs:
     return np.array(y)
 
 
+def apart_loop(p: Parameters, u: Inputs) -> Outputs:
+    """The same where blocks do not act on each other, and need not be stretched."""
+    zero = {"upper": np.zeros((len(p["B"]),) * 2), "skew": np.zeros_like(p["rho"])}
+    return lti_loop(zero | p | {"upper": zero["upper"]}, u)
+
+
 def mamba2_loop(p: Parameters, u: Tokens) -> Tokens:
     """The selective recurrence, one token and one head at a time."""
     width, heads = u.shape[1], len(p["A_log"])
@@ -214,6 +220,8 @@ def kalman_errors(p: Parameters, u: Tokens, heads: int, memory: float) -> tuple[
 
 MIXER_LOOPS = {
     "lti": lambda p, u: (lti_loop(p, u), None),
+    "lti_modal": lambda p, u: (apart_loop(p, u), None),
+    "lti_diagonal": lambda p, u: (apart_loop(p, u), None),
     "mamba": lambda p, u: (mamba_loop(p, u), None),
     "mamba2": lambda p, u: (mamba2_loop(p, u), None),
     "gated_deltanet": delta_loop,
