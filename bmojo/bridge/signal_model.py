@@ -93,12 +93,12 @@ class SignalModel:
     >>> import numpy as np, realization as rz
     >>> from bmojo import SignalModel
     >>> rng = np.random.default_rng(0)
-    >>> u = np.repeat(rng.uniform(0.2, 1, 60), 8)[:, None]
+    >>> u = np.repeat(rng.uniform(0, 1, 30), 16)[:, None]
     >>> y = np.zeros((480, 1))
-    >>> for t in range(479):  # a tank: what flows out grows as the root of the level
-    ...     y[t + 1] = y[t] + 0.3 * u[t] - 0.2 * np.sqrt(y[t])
+    >>> for t in range(479):  # a tank: what flows out grows as the root of the level, and it overflows
+    ...     y[t + 1] = np.clip(y[t] + 0.4 * u[t] - 0.2 * np.sqrt(y[t]), 0, 1.5)
     >>> data = rz.IOData(y, u)
-    >>> linear = rz.pem(data, order=2, focus="simulation").model
+    >>> linear = rz.n4sid(data, order=2).model
     >>> model = SignalModel.fit(data, linear=linear, candidates=2, keep=1, memory=None)
     >>> model.corrected, model.fit_percent > model.floor + 10
     (True, True)

@@ -34,11 +34,11 @@ def random_loop(rng, *, states=2, inputs=2, outputs=2, units=3, limit=np.inf):
 
 def tank(rng, samples=480):
     """One tank whose outflow is the root of its level, with what overflows lost."""
-    u = np.repeat(rng.uniform(0.2, 1, samples // 8), 8)[:, None]
+    u = np.repeat(rng.uniform(0, 1, samples // 16), 16)[:, None]
     y = np.zeros((samples, 1))
     for t in range(samples - 1):
-        y[t + 1] = min(y[t, 0] + 0.3 * u[t, 0] - 0.2 * np.sqrt(y[t, 0]), 3.0)
-    return rz.IOData(y + 0.005 * rng.standard_normal(y.shape), u)
+        y[t + 1] = np.clip(y[t, 0] + 0.4 * u[t, 0] - 0.2 * np.sqrt(y[t, 0]), 0.0, 1.5)
+    return rz.IOData(np.minimum(y + 0.005 * rng.standard_normal(y.shape), 1.5), u)
 
 
 def linear_record(rng, samples=360):
@@ -163,7 +163,7 @@ class TestFloor:
         first = model.linear.estimate_x0(validation)
         linear = rz.fit_percent(validation.y, model.linear.simulate(validation.u, first))
         assert own[0] > linear[0] + 10
-        assert model.simulate(validation.u).max() <= two_tanks[0].y.max() + 1e-9
+        assert model.simulate(validation.u).max() <= 1.5 + 1e-9  # where the record saturates
 
 
 class TestSimulation:
@@ -285,7 +285,7 @@ def test_the_floor_when_left_out_is_identify(rng):
 
 @pytest.mark.slow
 def test_the_cascaded_tanks():
-    """At least ten points of fit above the best linear peer (72.8 %), from the record that identifies alone."""
+    """At least ten points of fit above the best linear peer (72.8 %), from the first record alone."""
     train, validation = rz.load_data("cascaded_tanks"), rz.load_data("cascaded_tanks", part="validation")
     found = SignalModel.fit(train, memory_steps=60, progress=False)
     assert found.corrected
