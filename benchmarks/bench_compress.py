@@ -3,7 +3,7 @@
 Models of two blocks, each a mixer and a window of 4, are trained on gap recall, whose gap of 16 only the
 state can bridge. Then the states of both mixers are reduced, without any training.
 
-Run: python benchmarks/bench_compress.py [--seeds 3] (about 8 minutes on two cores)
+Run: python benchmarks/bench_compress.py [--seeds 3] (about 7 minutes on two free cores)
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _replace(mixer, own, order: int, method: str, generator: torch.Generator) ->
 
 @torch.no_grad()
 def output_error(model: BMojoLM, small: BMojoLM, tokens: Tensor) -> float:
-    """Relative error of the logits where answers are due, root mean square over tokens that were not used."""
+    """Relative error of the logits, root mean square over all tokens, none of which was used before."""
     full, less = model(tokens), small(tokens)
     return float((full - less).norm() / full.norm())
 
