@@ -50,8 +50,8 @@ SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS["window"], "white"
 # and put $e = L^{-1} y$. Then $\operatorname{cov} e = L^{-1} S L^{-\top} = D$: the $e_t$ are uncorrelated.
 # And both ways are causal. The first row says $e_1 = y_1$, and row $t$ of $y = L e$ says
 #
-# $$y_t = \underbrace{L_{t1} e_1 + \dots + L_{t,t-1} e_{t-1}}_{\text{made of } y_1, \dots, y_{t-1}}
-# + \; e_t, \qquad e_t \text{ uncorrelated with all of it.}$$
+# $$y_t = \underbrace{L_{t1} e_1 + \dots + L_{t,t-1} e_{t-1}}_{\text{made of } y_1, \dots, y_{t-1}} +
+# \; e_t, \qquad e_t \text{ uncorrelated with all of it.}$$
 #
 # The first part is the best prediction of $y_t$ from its past, since what is left is orthogonal to that past;
 # $e_t = y_t - \operatorname{E}[y_t \mid y_1, \dots, y_{t-1}]$ is the **innovation**. Gram and Schmidt did

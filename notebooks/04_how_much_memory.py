@@ -223,8 +223,9 @@ for name, cost in bill.items():
 # ## 4. A window or a state
 #
 # Stop the sum at $w$ and you have what a *window* of the last $w$ samples knows of the future (exercise 2).
-# The best *state* of $k$ numbers knows the first $k$ terms of the other sum, $-\frac12 \sum_{i \le k} \log(1
-# - \sigma_i^2)$. Both end at the same height, the state after $n$ numbers, the window in general never.
+# The best *state* of $k$ numbers knows the first $k$ terms of the other sum,
+# $-\frac12 \sum_{i \le k} \log(1 - \sigma_i^2)$. Both end at the same height, the state after $n$ numbers,
+# the window in general never.
 
 # %%
 held = {name: rz.window_memory(result.model, 40) for name, result in found.items()}

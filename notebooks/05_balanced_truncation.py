@@ -149,8 +149,8 @@ plt.show()
 #
 # $$\frac{d}{dt}\, d^\top \Sigma\, d = -|y - y_r|^2 + 2\sigma\, x_2^\top h,$$
 #
-# $$\frac{d}{dt}\, s^\top \Sigma^{-1} s = |2u|^2 - |2u - B^\top \Sigma^{-1} s|^2
-# - \frac{2}{\sigma}\, x_2^\top h .$$
+# $$\frac{d}{dt}\, s^\top \Sigma^{-1} s = |2u|^2 - |2u - B^\top \Sigma^{-1} s|^2 -
+# \frac{2}{\sigma}\, x_2^\top h .$$
 #
 # Add the first to $\sigma^2$ times the second, and what was neglected, $h$, **cancels**:
 #
