@@ -16,7 +16,8 @@ __all__ = ["BMojoConfig"]
 EIDETIC_POSITIONS = ("own", "edge", "none")
 FADING_READOUTS = ("add", "none")
 SPLIT = ("mamba2", "gated_deltanet", "gated_kalmanet")  # mixers whose heads share the width
-SILENT = ("none", "mamba2", "mamba", "lti", "lti_modal", "lti_diagonal")  # mixers that do not tell their innovations
+# Mixers that do not tell their innovations.
+SILENT = ("none", "mamba2", "mamba", "lti", "lti_modal", "lti_diagonal")
 LEAST = {"d_model": 1, "heads": 1, "window": 0, "state_size": 1, "eidetic": 0, "short_conv": 0}
 
 # Where something is absent, the options that have no effect then.
