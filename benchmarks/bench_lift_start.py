@@ -8,7 +8,7 @@ the random start: where it ends (its best held loss, the median of the seeds), a
 geometric mean with the loss of predicting the mean). A run that does not get there counts as one evaluation
 past the end.
 
-Run: python benchmarks/bench_lift_start.py [--seeds 5] (about 25 minutes on one core)
+Run: python benchmarks/bench_lift_start.py [--seeds 5] (about 20 minutes on one free core)
 """
 
 from __future__ import annotations
