@@ -18,7 +18,7 @@ from bmojo.bridge.signal_model_static import saturation, without
 from realization.errors import DataError, RealizationError, ShapeError
 from tests.tolerances import assert_close
 
-SMALL = {"folds": 3, "candidates": 2, "keep": 1, "memory_steps": 20}
+SMALL = {"folds": 3, "candidates": 2, "keep": 1, "memory_steps": 10}
 
 
 def random_loop(rng, *, states=2, inputs=2, outputs=2, units=3, limit=np.inf):
@@ -41,7 +41,7 @@ def tank(rng, samples=480):
     return rz.IOData(np.minimum(y + 0.005 * rng.standard_normal(y.shape), 1.5), u)
 
 
-def linear_record(rng, samples=360):
+def linear_record(rng, samples=240):
     plant = rz.StateSpace([[0.9, 0.2], [-0.2, 0.7]], [[1.0], [0.3]], [[1.0, 0.5]], [[0.1]])
     u = rng.standard_normal((samples, 1))
     y = plant.simulate(u)
@@ -49,7 +49,7 @@ def linear_record(rng, samples=360):
 
 
 def linear_of(data):
-    return rz.pem(data, order=2, focus="simulation").model
+    return rz.n4sid(data, order=2).model
 
 
 @pytest.fixture(scope="module")
