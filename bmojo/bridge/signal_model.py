@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from bmojo.bridge.signal_model_files import read_members, written_members
 from bmojo.bridge.signal_model_memory import Member, train_memory
-from bmojo.bridge.signal_model_static import (
-    Spans,
-    held_out_fit,
-    saturation,
-    start_loop,
-    train_loop,
-    with_units,
-    without,
+from bmojo.bridge.signal_model_parts import (
+    check,
+    default_memory,
+    holds_of,
+    identified,
+    linear_simulation,
+    rows_of,
+    scales_of,
+    selected,
 )
+from bmojo.bridge.signal_model_static import Spans, held_out_fit, without
 from bmojo.config import BMojoConfig
 from bmojo.models.files import WEIGHTS, read_config, write_model
 from bmojo.state import BMojoState
-from realization.errors import DataError, RealizationError, RealizationWarning, ShapeError
-from realization.identification import identify
+from realization.errors import DataError, RealizationWarning, ShapeError
 from realization.progress import Progress
 from realization.signals import IOData
 from realization.systems import InnovationsModel
@@ -37,9 +37,8 @@ from realization.systems import InnovationsModel
 __all__ = ["FloorWarning", "SignalModel", "SignalState"]
 
 Array = NDArray[np.float64]
-WINDOW, MEMORY_WINDOW = 400, 256
+MEMORY_WINDOW = 256
 MARGIN = 2.0  # points of fit that held-out parts flatter what they have chosen
-LEAST = 25  # samples of a part that is held out
 
 
 class FloorWarning(RealizationWarning):
@@ -184,18 +183,18 @@ class SignalModel:
         ShapeError
             If a part would have less than 25 samples, or `validation` has other columns.
         """
-        _check(train, validation, folds, candidates, keep, linear)
-        scales = _scales(train)
+        check(train, validation, folds, candidates, keep, linear)
+        scales = scales_of(train)
         u, y = (train.inputs - scales[0]) / scales[1], (train.y - scales[2]) / scales[3]
         whole = [(rows.start, rows.stop) for rows in train.spans]
-        holds, found = _holds(whole, folds), []
-        config = _default_memory() if memory == "default" else memory
+        holds, found = holds_of(whole, folds), []
+        config = default_memory() if memory == "default" else memory
         options: dict[str, Any] = {"order": order, "hidden": hidden, "ridge": ridge, "keep": keep}
         with Progress("signal model", shown=progress) as bar:
             bar.expect(len(holds) * (candidates + keep) + 1)
             for fold, hold in enumerate(holds):
                 part = u, y, without(whole, hold), hold
-                kept = _selected(*part, [(seed, fold, k) for k in range(candidates)], bar, **options)
+                kept = selected(*part, [(seed, fold, k) for k in range(candidates)], bar, **options)
                 for k, member in enumerate(kept):
                     if config is not None and memory_steps:
                         number = (seed * len(holds) + fold) * keep + k
@@ -204,7 +203,7 @@ class SignalModel:
                         )
                     found.append(member)
                     bar.advance()
-            floor_model = _identified(train) if linear is None else linear
+            floor_model = identified(train) if linear is None else linear
             model = cls(floor_model, found, scales, floor=np.nan, fit_percent=np.nan)
             bar.advance()
             if validation is None:
@@ -227,7 +226,7 @@ class SignalModel:
     def _judged_on(self, data: IOData) -> tuple[float, float]:
         """Fit on a record of the linear model, and of this one."""
         guess = self.simulate(data.inputs, x0=self.estimate_x0(data))
-        floor = held_out_fit(data.y, _linear_simulation(self.linear, data))
+        floor = held_out_fit(data.y, linear_simulation(self.linear, data))
         return floor, held_out_fit(data.y, guess)
 
     def _judged_apart(
@@ -237,12 +236,12 @@ class SignalModel:
         bar.expect(len(holds))
         aims, floors, guesses = [], [], []
         for hold in holds:
-            held = _rows(train, [hold])
-            rival = self.linear if given else _identified(_rows(train, without(whole, hold)))
+            held = rows_of(train, [hold])
+            rival = self.linear if given else identified(rows_of(train, without(whole, hold)))
             own = [member for member in self.members if member.hold == hold]
             part = SignalModel(self.linear, own, self.scales, floor=np.nan, fit_percent=np.nan)
             guesses.append(part.simulate(held.inputs, x0=part.estimate_x0(held)))
-            floors.append(_linear_simulation(rival, held))
+            floors.append(linear_simulation(rival, held))
             aims.append(held.y)
             bar.advance()
         y = np.concatenate(aims)
@@ -343,7 +342,7 @@ class SignalModel:
             [
                 f"{len(self.members)} members of order {order}, {with_memory} with a B'MOJO memory",
                 "Simulation fit on held-out samples, %",
-                f"  {'linear model of any order':<40}{self.floor:>6.1f}",
+                f"  {'linear model':<40}{self.floor:>6.1f}",
                 f"  {'this model':<40}{self.fit_percent:>6.1f}",
                 f"  {f'a member, linear (order {order})':<40}{fits[:, 0].mean():>6.1f}",
                 f"  {'a member, with the static correction':<40}{fits[:, 1].mean():>6.1f}",
@@ -413,107 +412,3 @@ class SignalModel:
             )
         if len(data.spans) > 1 or not data.observed.all():
             raise DataError("SignalModel: first states are estimated on one experiment, nothing missing.")
-
-
-def _default_memory() -> BMojoConfig:
-    return BMojoConfig(
-        d_model=8, heads=2, window=16, eidetic=8, mixer="lti", state_size=8, qk_norm=False
-    )  # fmt: skip
-
-
-def _holds(whole: Spans, folds: int) -> list[tuple[int, int]]:
-    """Parts of the record to be held out, `folds` of them or some more: none goes across experiments."""
-    length = sum(b - a for a, b in whole)
-    found = []
-    for a, b in whole:
-        edges = np.linspace(a, b, max(1, round(folds * (b - a) / length)) + 1).astype(int).tolist()
-        found += pairwise(edges)
-    return found
-
-
-def _selected(
-    u: Array,
-    y: Array,
-    spans: list[tuple[int, int]],
-    hold: tuple[int, int],
-    seeds: list[tuple[int, int, int]],
-    bar: Progress,
-    *,
-    order: int,
-    hidden: int,
-    ridge: float,
-    keep: int,
-) -> list[Member]:
-    """Members without memory: the best on the rows held out, of those that start from `seeds`."""
-    limits = saturation(np.concatenate([y[a:b] for a, b in spans]))
-    linear = start_loop(u, y, spans, order=order, limits=limits)
-    found = []
-    for seed in seeds:
-        start = with_units(linear, hidden, seed)
-        trained = train_loop(start, u, y, spans, hold, window=WINDOW, ridge=ridge)
-        fit = trained.fits[trained.iteration]
-        found.append(Member(trained.loop, None, hold, (trained.fits[0], fit, fit)))
-        bar.advance()
-    return sorted(found, key=lambda member: -member.fits[1])[:keep]
-
-
-def _scales(data: IOData) -> tuple[Array, Array, Array, Array]:
-    """Means and standard deviations of inputs and outputs; 1 for columns that stand still."""
-    found = []
-    for columns in (data.inputs, data.y):
-        spread = columns.std(axis=0)
-        found += [columns.mean(axis=0), np.where(spread > 0, spread, 1.0)]
-    return found[0], found[1], found[2], found[3]
-
-
-def _rows(data: IOData, spans: Sequence[tuple[int, int]]) -> IOData:
-    """A record of some rows, each span an experiment."""
-    rows = np.concatenate([np.arange(a, b) for a, b in spans])
-    lengths = [b - a for a, b in spans]
-    starts = tuple(int(k) for k in np.cumsum([0, *lengths[:-1]]))
-    return IOData(data.y[rows], data.inputs[rows], data.dt, starts=starts)
-
-
-def _identified(data: IOData) -> InnovationsModel:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RealizationWarning)
-        return identify(data, progress=False).model
-
-
-def _linear_simulation(model: InnovationsModel, data: IOData) -> Array:
-    return np.asarray(model.simulate(data.inputs, model.estimate_x0(data)))
-
-
-def _check(
-    train: IOData,
-    validation: IOData | None,
-    folds: int,
-    candidates: int,
-    keep: int,
-    linear: InnovationsModel | None,
-) -> None:
-    if train.n_inputs == 0:
-        raise DataError("SignalModel.fit: a record without inputs came; a simulator needs some.")
-    for name, data in (("train", train), ("validation", validation)):
-        if data is not None and not data.observed.all():
-            raise DataError(f"SignalModel.fit: {name} has missing outputs; cut the record to what is known.")
-    if not 1 <= keep <= candidates:
-        raise RealizationError(
-            f"SignalModel.fit: keep={keep} of candidates={candidates} came; 1 to all of them."
-        )
-    if folds < 2 or train.length < LEAST * folds:
-        raise ShapeError(
-            f"SignalModel.fit: {train.length} samples in {folds} folds came; at least 2 folds of {LEAST} "
-            "samples each are needed."
-        )
-    if linear is not None and (linear.n_inputs, linear.n_outputs) != (train.n_inputs, train.n_outputs):
-        raise ShapeError(
-            f"SignalModel.fit: a linear model with {linear.n_inputs} inputs and {linear.n_outputs} outputs "
-            f"came; the record has {train.n_inputs} and {train.n_outputs}."
-        )
-    if validation is not None:
-        columns = (train.n_inputs, train.n_outputs), (validation.n_inputs, validation.n_outputs)
-        if columns[0] != columns[1]:
-            raise ShapeError(
-                f"SignalModel.fit: train has {columns[0]} inputs and outputs, validation {columns[1]}."
-            )
