@@ -36,7 +36,7 @@ from scipy.linalg import block_diag, schur
 
 import realization as rz
 from bmojo import BMojo, BMojoConfig, initialize_from, lift, lift_layer, prediction_loss
-from bmojo.bridge.parametrizations import coordinates
+from bmojo.bridge.lift.parametrizations import coordinates
 from bmojo.eidetic.predictor import Evidence
 from realization import plot
 from realization.errors import RankError

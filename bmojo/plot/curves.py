@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmojo.bridge.lower_memory import MemoryCurves, TimeConstants
+from bmojo.bridge.lower.memory import MemoryCurves, TimeConstants
 from realization.errors import DataError
 from realization.plot.style import COLOURS, axes_of, count_axis, legend, style
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo.bridge.lower_spectrum import HankelSpectrum
+from bmojo.bridge.lower.spectrum import HankelSpectrum
 from realization.errors import DataError
 from realization.plot.style import COLOURS, LINES, axes_of, count_axis, finite, legend, style
 

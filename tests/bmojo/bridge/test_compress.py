@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import realization as rz
 from bmojo import BMojo, BMojoConfig, BMojoLM, compress, lift
-from bmojo.bridge.compress_mixers import REDUCTIONS
-from bmojo.bridge.empirical import weights_of
+from bmojo.bridge.compress.empirical import weights_of
+from bmojo.bridge.compress.mixers import REDUCTIONS
 from bmojo.fading import LTI, make_mixer
 from realization.errors import RealizationError
 from tests.layers import in_pieces, perturbed, stepped, tokens

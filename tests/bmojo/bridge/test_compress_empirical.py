@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bmojo import compress, lower
 from bmojo.bridge import empirical_gramians
-from bmojo.bridge.empirical import recurrence_of, weights_of
+from bmojo.bridge.compress.empirical import recurrence_of, weights_of
 from bmojo.fading import LTI, make_mixer
 from realization.errors import ShapeError
 from tests.layers import tokens

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmojo import BMojo, BMojoConfig, lift
-from bmojo.bridge.parametrizations import coordinates
+from bmojo.bridge.lift.parametrizations import coordinates
 from bmojo.fading import LTI, DiagonalLTI, ModalLTI
 from realization.errors import DataError, RankError
 from realization.systems import InnovationsModel, StateSpace

@@ -12,9 +12,9 @@ import torch
 import realization as rz
 from bmojo import BMojoConfig, SignalModel
 from bmojo.bridge import FloorWarning
-from bmojo.bridge.signal_model_loop import Loop
-from bmojo.bridge.signal_model_memory import Member, MemoryCorrection, _Simulation
-from bmojo.bridge.signal_model_static import saturation, without
+from bmojo.bridge.signal_model.loop import Loop
+from bmojo.bridge.signal_model.memory import Member, MemoryCorrection, _Simulation
+from bmojo.bridge.signal_model.static import saturation, without
 from realization.errors import DataError, RealizationError, ShapeError
 from tests.tolerances import assert_close
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from bmojo.bridge.lift import LiftedModel
-from bmojo.bridge.lower_mixers import LOWERINGS, matrices_of
-from bmojo.bridge.time_varying import TimeVaryingRealization
+from bmojo.bridge.lift.model import LiftedModel
+from bmojo.bridge.lower.mixers import LOWERINGS, matrices_of
+from bmojo.bridge.lower.time_varying import TimeVaryingRealization
 from bmojo.fading.lti import LTI
 from bmojo.fading.protocol import MixerState
 from bmojo.layer import BMojo

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo.bridge.lower_factors import observability, reachability, span, times_of
-from bmojo.bridge.time_varying import TimeVaryingRealization
+from bmojo.bridge.lower.factors import observability, reachability, span, times_of
+from bmojo.bridge.lower.time_varying import TimeVaryingRealization
 from realization.errors import ShapeError
 
 __all__ = ["HankelSpectrum", "hankel_operator", "hankel_spectrum"]

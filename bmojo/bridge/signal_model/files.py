@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmojo.bridge.signal_model_loop import Loop
-from bmojo.bridge.signal_model_memory import Member, MemoryCorrection
+from bmojo.bridge.signal_model.loop import Loop
+from bmojo.bridge.signal_model.memory import Member, MemoryCorrection
 from bmojo.config import BMojoConfig
 from realization.systems import InnovationsModel
 

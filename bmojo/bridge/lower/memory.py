@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo.bridge.lower_factors import squared, times_of
-from bmojo.bridge.time_varying import TimeVaryingRealization
+from bmojo.bridge.lower.factors import squared, times_of
+from bmojo.bridge.lower.time_varying import TimeVaryingRealization
 from realization.errors import DataError, ShapeError
 
 __all__ = ["MemoryCurves", "TimeConstants", "memory_curves", "time_constants"]

@@ -44,7 +44,7 @@ class Coordinates:
     Examples
     --------
     >>> import numpy as np
-    >>> from bmojo.bridge.parametrizations import coordinates
+    >>> from bmojo.bridge.lift.parametrizations import coordinates
     >>> found = coordinates(np.array([[0.5, 1.0], [0.0, 0.2]]), "diagonal")
     >>> found.A.diagonal(), round(found.condition, 2)
     (array([0.5, 0.2]), 2.14)
@@ -92,7 +92,7 @@ def coordinates(
     Examples
     --------
     >>> import numpy as np
-    >>> from bmojo.bridge.parametrizations import coordinates
+    >>> from bmojo.bridge.lift.parametrizations import coordinates
     >>> coordinates(np.array([[0.5, 1.0, 0.0], [0.0, 0.5, 0.3], [0.0, 0.0, -0.2]]), "modal").groups
     [2, 1]
     """
@@ -182,7 +182,7 @@ def core_of(
     Examples
     --------
     >>> import realization as rz
-    >>> from bmojo.bridge.parametrizations import core_of
+    >>> from bmojo.bridge.lift.parametrizations import core_of
     >>> core, found = core_of(rz.StateSpace([[0.5]], [[64.0]], [[1.0]]), "diagonal")
     >>> core.B.item(), core.C.item(), found.basis.item()
     (8.0, 8.0, 8.0)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo.bridge.signal_model_files import read_members, written_members
-from bmojo.bridge.signal_model_memory import Member, train_memory
-from bmojo.bridge.signal_model_parts import (
+from bmojo.bridge.signal_model.files import read_members, written_members
+from bmojo.bridge.signal_model.memory import Member, train_memory
+from bmojo.bridge.signal_model.parts import (
     check,
     default_memory,
     holds_of,
@@ -25,7 +25,7 @@ from bmojo.bridge.signal_model_parts import (
     scales_of,
     selected,
 )
-from bmojo.bridge.signal_model_static import Spans, held_out_fit, without
+from bmojo.bridge.signal_model.static import Spans, held_out_fit, without
 from bmojo.config import BMojoConfig
 from bmojo.models.files import WEIGHTS, read_config, write_model
 from bmojo.state import BMojoState

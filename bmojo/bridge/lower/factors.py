@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo.bridge.time_varying import TimeVaryingRealization
+from bmojo.bridge.lower.time_varying import TimeVaryingRealization
 from realization.errors import ShapeError
 
 __all__ = ["gramian_factors_along", "observability", "reachability", "span", "squared", "times_of"]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.bridge.lift import LiftedModel
-from bmojo.bridge.output_map import OutputMap
-from bmojo.bridge.time_varying import TimeVaryingRealization
+from bmojo.bridge.lift.model import LiftedModel
+from bmojo.bridge.lower.output_map import OutputMap
+from bmojo.bridge.lower.time_varying import TimeVaryingRealization
 from bmojo.fading.associative import GatedDeltaNet, GatedKalmaNet
 from bmojo.fading.lti import LTI
 from bmojo.fading.mamba import Mamba

@@ -54,7 +54,7 @@ class Recurrence:
     Examples
     --------
     >>> import torch
-    >>> from bmojo.bridge.empirical import recurrence_of
+    >>> from bmojo.bridge.compress.empirical import recurrence_of
     >>> from bmojo.fading import Mamba2
     >>> recurrence = recurrence_of(Mamba2(d_model=16, heads=2, state_size=4), torch.randn(3, 10, 16))
     >>> recurrence.keys.shape, len(list(recurrence.operators()))
@@ -137,7 +137,7 @@ def recurrence_of(mixer: nn.Module, u: Tensor) -> Recurrence:
     Examples
     --------
     >>> import torch
-    >>> from bmojo.bridge.empirical import recurrence_of
+    >>> from bmojo.bridge.compress.empirical import recurrence_of
     >>> from bmojo.fading import GatedDeltaNet
     >>> mixer = GatedDeltaNet(d_model=16, heads=2, state_size=4)
     >>> recurrence_of(mixer, torch.randn(3, 10, 16)).rule

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import realization as rz
-from bmojo.bridge.empirical import Recurrence, factor, gramians_of, moment, recurrence_of
-from bmojo.bridge.lift import LiftedModel
-from bmojo.bridge.parametrizations import Parametrization, core_of
+from bmojo.bridge.compress.empirical import Recurrence, factor, gramians_of, moment, recurrence_of
+from bmojo.bridge.lift.model import LiftedModel
+from bmojo.bridge.lift.parametrizations import Parametrization, core_of
 from bmojo.fading import LTI, DiagonalLTI, GatedDeltaNet, GatedKalmaNet, Mamba, Mamba2, ModalLTI
 from bmojo.fading.key_map import KeyMap
 from realization.systems import StateSpace

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from bmojo.bridge.signal_model_loop import Loop
+from bmojo.bridge.signal_model.loop import Loop
 from realization.errors import RealizationWarning
 from realization.identification import pem
 from realization.signals import IOData

@@ -14,7 +14,7 @@ from scipy.linalg import block_diag
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bmojo.bridge.parametrizations import Parametrization, core_of
+from bmojo.bridge.lift.parametrizations import Parametrization, core_of
 from bmojo.fading import LTI, DiagonalLTI, GatedDeltaNet, GatedKalmaNet, Mamba, Mamba2, ModalLTI
 from bmojo.layer import BMojo
 from bmojo.models.language_model import BMojoLM

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo.bridge.output_map import OutputMap
+from bmojo.bridge.lower.output_map import OutputMap
 from realization.errors import ShapeError
 
 __all__ = ["TimeVaryingRealization"]

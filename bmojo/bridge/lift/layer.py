@@ -11,8 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from bmojo.bridge.lift import in_role, start_of
-from bmojo.bridge.parametrizations import MAX_CONDITION, Parametrization, core_of
+from bmojo.bridge.lift.model import in_role, start_of
+from bmojo.bridge.lift.parametrizations import MAX_CONDITION, Parametrization, core_of
 from bmojo.config import BMojoConfig
 from bmojo.eidetic.identified import IdentifiedPredictor
 from bmojo.layer import BMojo

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bmojo.bridge.signal_model_loop import Loop
-from bmojo.bridge.signal_model_static import Spans, held_out_fit
+from bmojo.bridge.signal_model.loop import Loop
+from bmojo.bridge.signal_model.static import Spans, held_out_fit
 from bmojo.config import BMojoConfig
 from bmojo.layer import BMojo
 from bmojo.state import BMojoState

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from bmojo.bridge.parametrizations import MAX_CONDITION, Parametrization, core_of
+from bmojo.bridge.lift.parametrizations import MAX_CONDITION, Parametrization, core_of
 from bmojo.fading.lti import LTI
 from bmojo.fading.protocol import MixerState
 from realization.errors import RealizationError, ShapeError, UnstableError

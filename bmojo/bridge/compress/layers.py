@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bmojo.bridge.compress_mixers import REDUCTIONS, Reduced, spectrum, states_of
-from bmojo.bridge.empirical import recurrence_of, weights_of
-from bmojo.bridge.lift import LiftedModel
+from bmojo.bridge.compress.empirical import recurrence_of, weights_of
+from bmojo.bridge.compress.mixers import REDUCTIONS, Reduced, spectrum, states_of
+from bmojo.bridge.lift.model import LiftedModel
 from bmojo.fading import LTI
 from bmojo.layer import BMojo
 from bmojo.models.language_model import BMojoLM

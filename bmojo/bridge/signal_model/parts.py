@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from bmojo.bridge.signal_model_memory import Member
-from bmojo.bridge.signal_model_static import Spans, saturation, start_loop, train_loop, with_units
+from bmojo.bridge.signal_model.memory import Member
+from bmojo.bridge.signal_model.static import Spans, saturation, start_loop, train_loop, with_units
 from bmojo.config import BMojoConfig
 from realization.errors import DataError, RealizationError, RealizationWarning, ShapeError
 from realization.identification import identify
