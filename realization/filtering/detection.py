@@ -163,6 +163,15 @@ class ChangeDetection:
         """Whether innovations are white and as large as the model says, so that the rate holds."""
         return self.whiteness.is_white and self.calibration.is_calibrated
 
+    def __repr__(self) -> str:
+        begun = (
+            f"{len(self.onsets)} times from {self.time[self.onsets[0]]:g} on" if len(self.alarms) else "never"
+        )
+        return (
+            f"ChangeDetection({self.test} test at {100 * self.false_alarm:g} %: alarms {begun}, threshold "
+            f"{self.threshold:.4g}; {self.calibration!r}; {self.measured!r})"
+        )
+
     def delay(self, at: int) -> int | None:
         """Samples from a change to the first alarm after it; `None` if none came.
 
