@@ -3,6 +3,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import bmojo
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the extension `mathematics` lies beside this file
 
@@ -46,6 +48,8 @@ nb_merge_streams = True
 nb_execution_show_tb = True
 
 autosummary_generate = True
+# A package's names that stand on the page of the package above it.
+autosummary_context = {"shown_elsewhere": {"bmojo.bridge": bmojo.__all__}}
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"
