@@ -368,6 +368,8 @@ def _options(q: Tensor, chunks: Chunks, width: int, back: bool) -> dict[str, Any
 def _follow_options(q: Tensor, chunks: Chunks, V: int) -> dict[str, Any]:
     amd, padded = architecture(q).startswith("gfx"), power_of_two(q.shape[3], 16)
     stages = 1 if amd or q.dtype is torch.float32 else 2
+    if architecture(q) == "sm_80" and stages == 2 and padded <= 64:
+        stages = 3  # with two the compiler puts registers away there
     return {
         "STEPS": power_of_two(chunks.length, 16), "KP": padded, "COLUMNS": 16, "KIND": product_dtype(q),
         "PRECISION": precision(q), "STAGES": stages, "num_warps": 8 if padded > 64 else 4,
