@@ -1,5 +1,7 @@
 """B'MOJO layers: four memories in one layer, trainable, streamed in constant space."""
 
+import sys
+
 try:
     from bmojo import plot
     from bmojo.bridge import (
@@ -30,7 +32,10 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
-    raise ImportError("bmojo needs PyTorch: pip install 'realization[bmojo]'") from None
+    needed = "bmojo needs PyTorch: pip install 'realization[bmojo]'"
+    if sys.argv[0].replace("\\", "/").rpartition("/")[2].removesuffix(".exe") == "bmojo":
+        sys.exit(needed)  # the command: a line in place of a traceback
+    raise ImportError(needed) from None
 
 __all__ = [
     "BMojo",

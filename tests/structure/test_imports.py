@@ -132,6 +132,12 @@ def test_without_torch_bmojo_names_its_extra():
     assert "pip install 'realization[bmojo]'" in last
 
 
+def test_without_torch_the_command_says_so_in_a_line():
+    result = run_python(WITHOUT_TORCH + "sys.argv = ['/usr/bin/bmojo', 'train']\nimport bmojo")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "bmojo needs PyTorch: pip install 'realization[bmojo]'"
+
+
 def test_without_torch_the_rest_works():
     use = "import numpy, realization, bmojo_kernels\nprint(realization.ho_kalman(numpy.ones(5)).order)"
     result = run_python(WITHOUT_TORCH + use)
