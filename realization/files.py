@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from realization.errors import DataError
 
-__all__ = ["write_atomically"]
+__all__ = ["write_atomically", "write_whole"]
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -38,16 +38,30 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     place = Path(os.path.realpath(path))
     if place.is_dir():
         raise DataError(f"cannot write {path}: it is a folder; name a file.")
-    temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, place)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(place, content)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"cannot write {path}: {reason}. Make the folder, or name another.") from None
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """As `write_atomically`, with the system's own errors.
+
+    Parameters
+    ----------
+    path : str or path
+        Links are followed.
+    content : str or bytes
+        Text is written in UTF-8.
+    """
+    place = Path(os.path.realpath(path))
+    temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)

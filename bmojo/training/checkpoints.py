@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bmojo.training.errors import CheckpointError, CheckpointWarning
+from realization.files import write_whole
 
-__all__ = ["Checkpoints", "fsync_folder", "write_json"]
+__all__ = ["Checkpoints", "write_json"]
 
 TENSORS, VALUES, FORMAT = "tensors.safetensors", "state.json", "bmojo checkpoint 1"
 
@@ -83,11 +84,11 @@ class Checkpoints:
             told = {"format": FORMAT, "step": step, "sha256": _digest(part / TENSORS)} | values
             write_json(part / VALUES, told)
             _sync(part / TENSORS)
-            fsync_folder(part)
+            _sync_folder(part)
             if whole.exists():  # the same step again, after a run went back to an older checkpoint
                 shutil.rmtree(whole)
             os.replace(part, whole)
-            fsync_folder(self.folder)
+            _sync_folder(self.folder)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise CheckpointError(
@@ -156,19 +157,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     values : dict
         Plain values.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(values, indent=1) + "\n")
 
 
-def fsync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Wait until the disk knows the names in a folder.
 
     Parameters

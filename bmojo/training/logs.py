@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from realization.files import write_whole
+
 __all__ = ["Board", "JsonLines", "Watch"]
 
 
@@ -39,9 +41,7 @@ class JsonLines:
     def __init__(self, path: str | os.PathLike[str], *, after: int = 0) -> None:
         self.path = Path(path)
         kept = [line for line in _lines(self.path) if line["step"] <= after]
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(part, self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
