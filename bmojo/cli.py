@@ -11,7 +11,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from realization.terminal import FAILED, INTERRUPTED, Parser
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from bmojo.tasks import GapRecall
 
 __all__ = ["main"]
-
-FAILED, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,26 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, in the form of all others."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"bmojo: error: {message} (see `{self.prog} --help`)", file=sys.stderr)
-        raise SystemExit(FAILED)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="bmojo", description="B'MOJO layers: four memories in one. `bmojo COMMAND --help` tells more."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("demo", help="run the main job and write its report", add_help=False)
     _add_train(commands)
     _add_recall(commands)
     return parser
 
 
-def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -125,7 +117,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(run=_train)
 
 
-def _add_recall(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_recall(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "recall",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -29,11 +28,9 @@ from realization.signals import (
     read_data,
 )
 from realization.systems import InnovationsModel, StateSpace, load_model, save_model
+from realization.terminal import FAILED, INTERRUPTED, Parser
 
 __all__ = ["main"]
-
-FAILED = 2
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,16 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, in the form of all others."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"realization: error: {message} (see `{self.prog} --help`)", file=sys.stderr)
-        raise SystemExit(FAILED)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="realization",
         description="State-space models of measured signals, and what they remember.",
         epilog="`realization COMMAND --help` explains each command with an example.",
@@ -86,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"realization {metadata.version('realization')}"
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_identify(commands)
     _add_report(commands)
     _add_inspect(commands)
@@ -94,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_identify(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_identify(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "identify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -121,7 +110,7 @@ def _add_identify(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(run=_identify)
 
 
-def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "report",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -142,7 +131,7 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(run=_report)
 
 
-def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "inspect",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -167,7 +156,7 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(run=_inspect)
 
 
-def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_data(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
