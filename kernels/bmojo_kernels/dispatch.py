@@ -88,7 +88,7 @@ def register_folding(*operators: Any) -> None:
     Parameters
     ----------
     *operators : CustomOpDef
-        A tensor of no entries stands for one that was left out.
+        With several results, each of which begins with the batch too.
     """
     for operator in operators:
         operator.register_vmap(_folding(operator))
@@ -113,8 +113,6 @@ def _folding(operator: Any) -> Callable[..., Any]:
             return x.unflatten(0, (count, len(x) // count))
 
         found = operator(*(fold(x, axis) for x, axis in zip(inputs, axes, strict=True)))
-        if isinstance(found, Tensor):
-            return unfold(found), 0
-        return type(found)(unfold(x) for x in found), type(found)(0 for _ in found)
+        return tuple(unfold(x) for x in found), (0,) * len(found)
 
     return mapped
