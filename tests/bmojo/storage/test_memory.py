@@ -53,6 +53,11 @@ def asked(memory, place, queries):
     return memory.ask(place, queries, limit, torch.full_like(limit, 99)).result()
 
 
+def rows_of(store, stream):
+    """All rows of a stream, whether the writer is done with them or not."""
+    return joined(store._view(stream, None))
+
+
 def full(*shape, value=0):
     return torch.full(shape, value)
 
@@ -62,7 +67,7 @@ def test_rows_go_to_their_streams_in_order(store, pool):
     assert kept(memory, pool).tolist() == [[7, 4], [4, 3]]
     memory.flush()
     assert store.streams() == [Stream(3, 4), Stream(3, 7)]
-    (piece,) = store._view(Stream(3, 7), None)
+    piece = rows_of(store, Stream(3, 7))
     assert piece.positions.tolist() == [0, 3, 4, 5]
     assert torch.equal(torch.from_numpy(piece.keys.copy()).float(), pool[0][0, [0, 3, 4, 5]])
     assert store.committed(Stream(3, 4)) == 3
@@ -206,7 +211,7 @@ def test_an_older_state_goes_on_as_if_nothing_had_been_stored_since(store, pool,
     assert again is not None
     assert after is not None
     assert torch.equal(before.keys, again.keys)
-    stored = joined(store._view(Stream(0, 0), None))  # one piece or two: the writer may not be done
+    stored = rows_of(store, Stream(0, 0))
     assert torch.equal(torch.from_numpy(stored.keys[2:].copy()).float(), -keys[0, [4, 5]])
 
 
@@ -263,7 +268,7 @@ def test_without_the_store_it_goes_on_and_says_so_once(store, pool, queries):
     memory.close()
     assert end.tolist() == [[0, 4], [1, 3]]  # as the sequence counts
     assert [store.rows(Stream(0, 0)), store.rows(Stream(0, 1))] == [3, 3]
-    (piece,) = store._view(Stream(0, 0), None)
+    piece = rows_of(store, Stream(0, 0))
     assert piece.positions.tolist() == [0, 3, 5]
     assert found is not None
     assert memory.lost == 1
