@@ -10,10 +10,11 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realization.terminal import FAILED, INTERRUPTED, Parser
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,8 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="bmojo", description="B'MOJO layers: four memories in one. `bmojo COMMAND --help` tells more."
+        prog="bmojo",
+        description="B'MOJO layers: four memories in one.",
+        epilog=(
+            "`bmojo COMMAND --help` explains each command with an example.\n"
+            "Tab completes after `source <(bmojo --print-completion bash)`, or the like for zsh and tcsh."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"bmojo {metadata.version('realization')}")
+    add_completion(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     commands.add_parser("demo", help="run the main job and write its report", add_help=False)
     _add_train(commands)

@@ -28,7 +28,7 @@ from realization.signals import (
     read_data,
 )
 from realization.systems import InnovationsModel, StateSpace, load_model, save_model
-from realization.terminal import FAILED, INTERRUPTED, Parser
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion
 
 __all__ = ["main"]
 
@@ -70,11 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="realization",
         description="State-space models of measured signals, and what they remember.",
-        epilog="`realization COMMAND --help` explains each command with an example.",
+        epilog=(
+            "`realization COMMAND --help` explains each command with an example.\n"
+            "Tab completes after `source <(realization --print-completion bash)`, or the like for zsh and tcsh."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"realization {metadata.version('realization')}"
     )
+    add_completion(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_identify(commands)
     _add_report(commands)

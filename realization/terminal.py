@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-__all__ = ["FAILED", "INTERRUPTED", "Parser"]
+__all__ = ["FAILED", "INTERRUPTED", "Parser", "add_completion"]
+
+SHELLS = ("bash", "zsh", "tcsh")
 
 FAILED, INTERRUPTED = 2, 130
 
@@ -24,3 +27,33 @@ class Parser(argparse.ArgumentParser):
         command = self.prog.partition(" ")[0]
         print(f"{command}: error: {message} (see `{self.prog} --help`)", file=sys.stderr)
         raise SystemExit(FAILED)
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """Give a command the option that prints what completes it in a shell.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help=f"print what completes this command in {', '.join(SHELLS[:-1])} or {SHELLS[-1]}, and exit",
+    )
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        import shtab
+
+        print(shtab.complete(parser, shell=str(values)))
+        raise SystemExit(0)

@@ -213,3 +213,23 @@ def test_interrupting_is_quiet(folder, monkeypatch, capsys):
     monkeypatch.setattr("realization.identification.identify", stop)
     assert run("identify", *FILE, *OUT) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "realization: interrupted"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_every_command(shell, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--print-completion", shell])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("identify", "inspect", "--report"))
+
+
+def test_bash_completes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--print-completion", "bash"])
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    asked = (
+        "source completion; COMP_WORDS=(realization in); COMP_CWORD=1; _shtab_realization; echo $COMPREPLY"
+    )
+    found = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "inspect"
