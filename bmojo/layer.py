@@ -66,6 +66,9 @@ class BMojo(Projections):
 
     seed: Tensor | None
     storage: StoredMemory | None = None
+    # Of the tokens over which the predictor's loss is a mean, those of one pass: less than all where a batch or
+    # a sequence is shared out.
+    prediction_share: float = 1.0
 
     def __init__(self, config: BMojoConfig) -> None:
         super().__init__(config)
@@ -357,7 +360,7 @@ class BMojo(Projections):
             return output
         if not torch.compiler.is_compiling():
             self.last_prediction_loss = loss.detach()
-        return attach(output, loss)
+        return attach(output, loss if self.prediction_share == 1.0 else loss * self.prediction_share)
 
 
 def prediction_loss(module: nn.Module) -> Tensor:
