@@ -60,7 +60,15 @@ goals: $(BIN)/python  ## print every measured row with its goal, and what is met
 notebook: $(VENV)/stamp-notebooks  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks
 
+release-check: $(VENV)/stamp-release  ## build wheel and archive, check them, install the wheel alone and try it
+	rm -rf out/release
+	$(BIN)/python -m build --outdir out/release .
+	$(BIN)/twine check --strict out/release/*
+	$(PYTHON) -m venv out/release/env
+	out/release/env/bin/pip install --quiet --disable-pip-version-check -c constraints.txt out/release/*.whl
+	cd out/release && env/bin/python -I $(CURDIR)/tests/smoke.py
+
 clean:  ## remove what was built (the environment stays)
 	rm -rf out docs/_build docs/_generated .pytest_cache .ruff_cache
 
-.PHONY: help demo test test-all lint format docs bench gpu-check goals notebook clean
+.PHONY: help demo test test-all lint format docs bench gpu-check goals notebook release-check clean

@@ -221,7 +221,7 @@ def test_completion_knows_every_command(shell, capsys):
         main(["--print-completion", shell])
     assert left.value.code == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("identify", "inspect", "--report"))
+    assert all(word in printed for word in ("identify", "inspect", "report"))
 
 
 def test_bash_completes(tmp_path, capsys):
