@@ -68,6 +68,7 @@ html_theme = "furo"
 html_title = "realization"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_show_copyright = False
 html_theme_options = {
