@@ -24,9 +24,8 @@ PAGES = ("index", "start", "howto/csv", "derivations/ho_kalman", "api/bmojo", "c
 def site(tmp_path_factory):
     """Where the pages are served; cells are not run."""
     folder = tmp_path_factory.mktemp("site")
-    options = ["-b", "html", "-W", "--keep-going", "-q", "-E", "-D", "nb_execution_mode=off"]
-    command = [sys.executable, "-m", "sphinx", *options, "-d", f"{folder}/trees"]
-    subprocess.run([*command, str(ROOT / "docs"), f"{folder}/html"], check=True)
+    command = [sys.executable, str(ROOT / "docs" / "build.py"), "--unrun", "--out", f"{folder}/html"]
+    subprocess.run(command, check=True)
     handler = functools.partial(Quiet, directory=f"{folder}/html")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
