@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from _results import FOLDER
 from tqdm import tqdm
 
-__all__ = ["Job", "Record", "best_of", "run_jobs", "write_records"]
+__all__ = ["Job", "Record", "asked", "best_of", "run_jobs", "show_jobs", "write_records"]
 
 RUNS = Path(__file__).parents[1] / "out" / "evidence"
 
@@ -31,10 +32,13 @@ class Job:
         As tables and pictures call it.
     config : dict
         As `bmojo.train` takes it, with one rate and one seed.
+    shared : pair of str, optional
+        Evidence and model under which the same run lies already, or will: it is trained once.
     """
 
     model: str
     config: dict[str, Any]
+    shared: tuple[str, str] | None = None
 
     @property
     def rate(self) -> float:
@@ -45,6 +49,11 @@ class Job:
     def seed(self) -> int:
         """Of parameters and data."""
         return self.config["train"]["seed"]
+
+    def folder(self, evidence: str) -> Path:
+        """Where the run lies."""
+        name, model = self.shared or (evidence, self.model)
+        return RUNS / name / f"{_plain(model)}, rate={self.rate:g}, seed={self.seed}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def run_jobs(
     workers : int, optional
         Processes, of one thread each; as many as there are cores when left out, one on a GPU.
     measure : callable, optional
-        Given a trained model; a function of a module, for it goes to another process.
+        Given a trained model; a function of a module (or a partial one), for it goes to another process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(len(jobs), workers or (cores if device == "cpu" else 1))
@@ -113,7 +122,7 @@ def run_jobs(
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare)
     bar = tqdm(total=len(jobs), desc=f"{name}: {count} at a time", unit="model")
     try:
-        futures = [pool.submit(_run, RUNS / name, job, device, measure) for job in jobs]
+        futures = [pool.submit(_run, name, job, device, measure) for job in jobs]
         waiting: set[Future[Any]] = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -128,6 +137,43 @@ def run_jobs(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         bar.close()
+
+
+def asked(about: str, sizes: Mapping[str, Any]) -> argparse.Namespace:
+    """Options of a script of evidence: its size, where it runs, or `--dry`, which trains nothing.
+
+    Parameters
+    ----------
+    about : str
+        The script's docstring.
+    sizes : mapping
+        By the names of the sizes.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(sizes), default="quick", help="(default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
+    parser.add_argument("--dry", action="store_true", help="make every model, train none")
+    return parser.parse_args()
+
+
+def show_jobs(jobs: Sequence[Job]) -> int:
+    """Make every model, and say which there are; returns the number of runs.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    """
+    from bmojo.training import build_model, read_configuration
+
+    made: dict[str, list[Job]] = {}
+    for job in jobs:
+        made.setdefault(job.model, []).append(job)
+    for name, own in made.items():
+        config = read_configuration(own[0].config)
+        count = sum(p.numel() for p in build_model(config.made_task(), config.model).parameters())
+        print(f"{name:<44} {len(own):>3} runs of {config.train.steps} steps, {count} parameters")
+    return len(jobs)
 
 
 def best_of(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -191,16 +237,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(root: Path, job: Job, device: str, measure: Callable[[Any], dict[str, Any]] | None) -> Record:
+def _run(name: str, job: Job, device: str, measure: Callable[[Any], dict[str, Any]] | None) -> Record:
     import bmojo
 
-    folder = root / f"{_plain(job.model)}, rate={job.rate:g}, seed={job.seed}"
+    folder = job.folder(name)
     try:
         outcome = bmojo.train(job.config, folder=folder, device=device, quiet=True)
     except FloatingPointError as error:
         return Record(job.model, job.rate, job.seed, 0.0, math.inf, {}, 0, 0.0, [], {"diverged": str(error)})
     run, model = outcome.runs[0], outcome.model
-    told = folder / "measured.json"
+    told = folder / ("measured.json" if job.shared is None else f"measured_{name}.json")
     if measure is not None and not told.is_file():
         told.write_text(json.dumps(measure(model)))
     state = model.init_state(1)  # pyright: ignore[reportCallIssue]

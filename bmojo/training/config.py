@@ -296,7 +296,7 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, Mapping if kind is dict else kind)
+    return isinstance(value, Mapping if kind is dict or origin is dict else kind)
 
 
 def _word(kind: Any) -> str:
@@ -306,6 +306,7 @@ def _word(kind: Any) -> str:
         str: "a string",
         bool: "true or false",
         dict: "a table",
+        dict[str, Any]: "a table",
     }
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_word(one) for one in get_args(kind) if one is not type(None))
