@@ -158,9 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         "--demo", type=Path, default=ROOT / "out" / "demo", help="folder of the demo's report"
     )
     parser.add_argument("--out", type=Path, default=DOCS / "_build" / "html", help="where the pages go")
-    parser.add_argument(
-        "--unrun", action="store_true", help="leave notebooks and cells unrun: a minute, not ten"
-    )
+    parser.add_argument("--unrun", action="store_true", help="leave all cells unrun: a minute, not ten")
     options = parser.parse_args(argv)
     shutil.rmtree(DOCS / "_generated", ignore_errors=True)
     notebooks = convert_notebooks(ROOT / "notebooks", DOCS / "notebooks")
