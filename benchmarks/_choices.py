@@ -1,4 +1,4 @@
-"""Controls of question 2: places for the pairs themselves, and choice at query time over all that was seen."""
+"""Controls of question 2: places for the pairs themselves, and choice at query time among all tokens."""
 
 from __future__ import annotations
 

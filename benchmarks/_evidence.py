@@ -17,7 +17,17 @@ from typing import Any
 from _results import FOLDER
 from tqdm import tqdm
 
-__all__ = ["Job", "Record", "asked", "best_of", "run_jobs", "show_jobs", "write_records"]
+__all__ = [
+    "Job",
+    "Record",
+    "asked",
+    "best_of",
+    "once",
+    "run_jobs",
+    "show_jobs",
+    "write_plain",
+    "write_records",
+]
 
 RUNS = Path(__file__).parents[1] / "out" / "evidence"
 
@@ -213,6 +223,32 @@ def write_records(name: str, jobs: Sequence[Job], records: Sequence[Record]) -> 
     path = folder / f"{name}.json"
     path.write_text(json.dumps(rows, indent=1) + "\n")
     return path
+
+
+def write_plain(name: str, content: Any) -> Path:
+    """What was measured without training, as JSON: `results/evidence/<name>.json`."""
+    folder = FOLDER / "evidence"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def once(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, as JSON has it; taken from the file where it lies, and written there otherwise.
+
+    Parameters
+    ----------
+    path : Path
+        Under `RUNS`.
+    make : callable
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(make()))
+        part.replace(path)
+    return json.loads(path.read_text())
 
 
 def _thinned(losses: Sequence[float], points: int = 50) -> list[float]:

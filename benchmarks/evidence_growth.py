@@ -1,10 +1,10 @@
 """Evidence, question 7: trained on few pairs with few places, asked for many; only the budget is raised.
 
-Every model learns gap recall of `K` pairs. Then, with the weights as they are, it is asked for up to 128 times
-as many, over gaps up to 16 times as long: B'MOJO with two places a pair (`init_state(eidetic=2 * pairs)`), with
-the places of training, and with these and a store; states that training has fixed; and full attention. The
-vocabulary is large enough for the most pairs from the start. One rate for all, the one that question 1 found
-best for most.
+Every model learns gap recall of `K` pairs. Then, with the weights as they are, it is asked for up to 128
+times as many, over gaps up to 16 times as long: B'MOJO with two places a pair (`init_state(eidetic=...)`),
+with the places of training, and with these and a store; states that training has fixed; and full attention.
+The vocabulary is large enough for the most pairs from the start. One rate for all, the one that question 1
+found best for most.
 
 Run: python benchmarks/evidence_growth.py [--size quick] (it goes on where it was)
      python benchmarks/evidence_growth.py --size full --device cuda
@@ -54,7 +54,7 @@ class Size:
     gaps : tuple of int
         Over gaps how many times as long.
     queries : int
-        In a sequence of judging.
+        In a sequence of judging, at most.
     tokens : int
         Of judging, at each number of pairs; four sequences at least.
     read : int
@@ -83,11 +83,11 @@ class Size:
 ASKED = (8, 16, 32, 64, 128, 256, 512, 1024)
 SIZES = {
     "quick": Size(
-        8, 48, 64, 2, 8, 16, 1000, 32, 4096, 1e-2, (0, 1, 2),
+        8, 48, 128, 2, 8, 16, 800, 32, 2304, 1e-2, (0, 1),
         {"Mamba-2": 64, "gated delta": 64, "stack": 64}, ASKED, (1, 16), 64, 16_384, 4,
     ),
     "full": Size(
-        8, 48, 128, 2, 8, 16, 4000, 64, 4096, 3e-3, (0, 1, 2, 3, 4),
+        8, 48, 128, 2, 8, 16, 4000, 64, 2304, 3e-3, (0, 1, 2, 3, 4),
         {"Mamba-2": 128, "gated delta": 128, "stack": 128}, ASKED, (1, 4, 16), 64, 65_536, 4,
     ),
 }  # fmt: skip
@@ -127,8 +127,8 @@ def models(size: Size) -> dict[str, dict[str, Any]]:
 
 
 def task_of(size: Size, pairs: int, times: int) -> GapRecall:
-    """What is asked: so many pairs, over a gap so many times that of training."""
-    return GapRecall(pairs, times * size.gap, size.queries, size.vocabulary)
+    """What is asked: so many pairs, twice each at most, over a gap so many times that of training."""
+    return GapRecall(pairs, times * size.gap, min(size.queries, 2 * pairs), size.vocabulary)
 
 
 def jobs_of(size: Size) -> list[Job]:

@@ -1,9 +1,10 @@
-"""Evidence, question 2: is it the innovation that makes the kept tokens worth their places?
+"""Evidence, question 2: whether it is the innovation that makes kept tokens worth their places.
 
-Gap recall as in question 1, with places for every token of the pairs and nothing else changed: what chooses
-them, what foretells a token, how kept keys are read; then filler from the pairs' own vocabulary, which no
-surprise can tell from them, and a choice made only when a query comes, over a cache without a bound. Every
-model is trained at the rate that question 1 found best for B'MOJO; runs that are the same are shared with it.
+Gap recall as in question 1, with places for every token of the pairs and nothing else changed: what
+chooses them, what foretells a token, how kept keys are read; then filler from the pairs' own vocabulary,
+which no surprise can tell from them, and a choice made only when a query comes, over a cache without a
+bound. Every model is trained at the rate that question 1 found best for B'MOJO; runs that are the same are
+shared with it.
 
 Run: python benchmarks/evidence_selection.py [--size quick] (it goes on where it was)
      python benchmarks/evidence_selection.py --size full --device cuda
