@@ -1,4 +1,4 @@
-"""The command `bmojo`: the demo, training, recall of a trained model.
+"""The command `bmojo`: the demo, training, recall of a trained model, the explorer.
 
 Progress goes to standard error and results to standard output. Whatever is wrong with a configuration or an
 option is one line, `bmojo: error: ...`, and exit code 2; an interrupt is 130, with a checkpoint left.
@@ -7,6 +7,7 @@ option is one line, `bmojo: error: ...`, and exit code 2; an interrupt is 130, w
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -43,10 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warn
             options.run(options)
     except KeyboardInterrupt as stop:
-        print(f"bmojo: {stop or 'interrupted'}", file=sys.stderr)
+        if _first():
+            print(f"bmojo: {stop or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, FloatingPointError, ImportError, OSError) as error:
-        print(f"bmojo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if _first() or isinstance(error, ImportError | OSError):
+            print(f"bmojo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     return 0
 
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="run the main job and write its report", add_help=False)
     _add_train(commands)
     _add_recall(commands)
+    _add_explore(commands)
     return parser
 
 
@@ -195,6 +199,60 @@ def _add_recall(commands: argparse._SubParsersAction[Parser]) -> None:
     command.set_defaults(run=_recall)
 
 
+def _add_explore(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "explore",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="a page on which the memories of your signal can be moved by hand",
+        description=(
+            "Write an interactive page of a signal and its memories, and open it: window, budget of the\n"
+            "set, fading time constant and rule are moved by hand, and what each remembers is seen.\n"
+            "\n"
+            "One file that stands alone: it opens without a network. A model is identified on the first\n"
+            "part of the record; without FILE, the yearly sunspot numbers are shown."
+        ),
+        epilog=(
+            "examples:\n"
+            "  bmojo explore\n"
+            "  bmojo explore dryer.csv --input 'heater voltage' --output 'air temperature' --dt 0.08\n"
+            "  bmojo explore load.parquet --output load --samples 500 --out load.html --no-open"
+        ),
+    )
+    command.add_argument("file", nargs="?", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
+    command.add_argument(
+        "--input", action="append", default=[], type=_column, metavar="COLUMN",
+        help="an input: name from the header, or number from 0; repeat for more; none for a time series",
+    )  # fmt: skip
+    command.add_argument(
+        "--output", action="append", default=[], type=_column, metavar="COLUMN",
+        help="an output, named likewise; repeat for more",
+    )  # fmt: skip
+    command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
+    command.add_argument(
+        "--split", type=float, default=0.5, metavar="FRACTION",
+        help="share of the record that the model is made from (default: 0.5)",
+    )  # fmt: skip
+    command.add_argument(
+        "--order", type=_whole(1), metavar="N", help="number of states (default: found, at most 8)"
+    )
+    command.add_argument(
+        "--samples", type=_whole(20), default=1000, metavar="N",
+        help="how many are shown, the last of a longer record (default: 1000)",
+    )  # fmt: skip
+    command.add_argument(
+        "--out",
+        default="explore.html",
+        metavar="PAGE.html",
+        help="where the page goes (default: explore.html)",
+    )
+    command.add_argument("--no-open", action="store_true", help="write the page and open no browser")
+    command.set_defaults(run=_explore)
+
+
+def _column(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
 def _whole(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -215,7 +273,13 @@ def _train(options: argparse.Namespace) -> None:
         fresh=options.fresh,
         quiet=options.quiet,
     )
-    print(outcome.table())
+    if _first():
+        print(outcome.table())
+
+
+def _first() -> bool:
+    """Whether this process is the one that tells, of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _recall(options: argparse.Namespace) -> None:
@@ -267,6 +331,42 @@ def _row(model: Any, task: GapRecall, places: int | None, accuracy: float) -> di
         "bytes": sum(part["in_state"] + part["eidetic"] for part in memory),
         "accuracy": accuracy,
     }
+
+
+def _explore(options: argparse.Namespace) -> None:
+    import webbrowser
+
+    import realization as rz
+    from bmojo.explore import explorer_page, study_memory
+    from realization.files import write_atomically
+
+    place = Path(options.out)
+    if options.file is None:
+        for name in ("input", "output", "dt"):
+            if getattr(options, name):
+                raise ValueError(f"--{name} came without a FILE that it could be of.")
+        data, name, first, unit = rz.load_series("sunspots"), "Sunspots", 1700.0, "year"
+    else:
+        if place.resolve() == Path(options.file).resolve():
+            raise ValueError(f"--out {options.out} would overwrite the data; name another.")
+        if not options.output:
+            raise ValueError("say which column is the signal: --output COLUMN (its name, or number from 0).")
+        data = rz.read_data(options.file, inputs=options.input, outputs=options.output, dt=options.dt)
+        name, first, unit = Path(options.file).stem, 0.0, ""
+    print(f"identifying on the first {100 * options.split:g} % of {data!r}", file=sys.stderr)
+    study = study_memory(
+        data,
+        name=name,
+        split=options.split,
+        order=options.order,
+        samples=options.samples,
+        first=first,
+        unit=unit,
+    )
+    write_atomically(place, explorer_page(study))
+    print(place)
+    if not options.no_open and not webbrowser.open(place.resolve().as_uri()):
+        print("no browser was found; open the page by hand", file=sys.stderr)
 
 
 def _trained(options: argparse.Namespace) -> nn.Module:
