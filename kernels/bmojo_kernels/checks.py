@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-__all__ = ["alike", "check_shapes", "check_tensors", "compiled_step", "learning", "state_dtype"]
+__all__ = [
+    "alike",
+    "as_real",
+    "check_count",
+    "check_shapes",
+    "check_tensors",
+    "compiled_step",
+    "learning",
+    "state_dtype",
+]
 
 
 def check_shapes(operation: str, needed: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
@@ -16,6 +28,21 @@ def check_shapes(operation: str, needed: Mapping[str, tuple[Tensor | None, tuple
     for name, (x, shape) in needed.items():
         if x is not None and tuple(x.shape) != shape:
             raise ValueError(f"{operation}: {name} has shape {tuple(x.shape)}; here it must be {shape}.")
+
+
+def as_real(operation: str, name: str, x: ArrayLike) -> NDArray[np.float64]:
+    """An array of float64; an imaginary part is refused, not dropped."""
+    array = np.asarray(x)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{operation}: {name} is complex; real numbers are needed.")
+    return array.astype(np.float64, copy=False)
+
+
+def check_count(operation: str, name: str, value: object, least: int) -> None:
+    """Refuse a count that is no whole number or too small."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
+        raise ValueError(f"{operation}: {name}={value!r} came; a whole number, at least {least}, is needed.")
 
 
 def check_tensors(

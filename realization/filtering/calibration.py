@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, ExcitationError, ShapeError
 from realization.filtering.innovations import Innovations, chi_squared_quantile
 from realization.systems.models import InnovationsModel
@@ -127,7 +128,7 @@ def chi_squared_calibration(
     """
     from scipy.special import bdtr
 
-    rates = np.sort(np.atleast_1d(np.asarray(alpha, dtype=float)))[::-1]
+    rates = np.sort(np.atleast_1d(as_real(alpha, "alpha")))[::-1]
     if rates.ndim != 1 or not len(rates) or not ((rates > 0) & (rates < 1)).all():
         raise DataError(f"chi_squared_calibration: alpha={alpha!r} came; rates strictly between 0 and 1.")
     if not 0 < level < 1:

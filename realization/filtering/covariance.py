@@ -6,6 +6,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, RankError, ShapeError, UnstableError
 from realization.systems.models import InnovationsModel
 
@@ -73,7 +74,7 @@ def first_covariance(model: InnovationsModel, P0: ArrayLike | None, caller: str)
     if P0 is None:
         return stationary_covariance(model)
     n = model.n_states
-    P = np.asarray(P0, dtype=float)
+    P = as_real(P0, "P0")
     if P.shape != (n, n):
         raise ShapeError(f"{caller}: P0 has shape {P.shape}; it must be {(n, n)}.")
     if not np.isfinite(P).all():

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import CalibrationWarning, DataError, ExcitationError
 from realization.filtering.calibration import Calibration, chi_squared_calibration
 from realization.filtering.change_statistics import (
@@ -388,8 +389,7 @@ def _check(
         )
     if not 0 < false_alarm < 1:
         raise DataError(f"detect_changes: false_alarm={false_alarm} came; a rate in (0, 1) is needed.")
-    if window < 1:
-        raise DataError(f"detect_changes: window={window} came; at least 1 sample is needed.")
+    check_whole("detect_changes", window=(window, 1))
     if not 1 < increase < np.inf:
         raise DataError(f"detect_changes: increase={increase} came; a factor above 1 is needed.")
     if calibrate and reference is None:

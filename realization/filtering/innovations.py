@@ -8,7 +8,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from realization.errors import DataError, ExcitationError, ShapeError
+from realization.arguments import as_real, check_whole
+from realization.errors import DataError, ExcitationError, ShapeError, UnstableError
 from realization.filtering.kalman import cholesky_of
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
@@ -163,7 +164,13 @@ def innovations(
     record = model._record(data)
     factor = cholesky_of(model.Re, "innovations")
     start = model.estimate_x0(record, focus="prediction") if x0 is None else model._state(x0)
-    e = record.y - model.predict(record, x0=start)
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = record.y - model.predict(record, x0=start)
+    if not np.isfinite(e).all():
+        raise UnstableError(
+            "innovations: the model's predictions overflow on this record. Its predictor (A - K C) is "
+            "unstable, or its units are not those of the record."
+        )
     white = scipy.linalg.solve_triangular(factor, e.T, lower=True)
     return Innovations(e, model.Re, (white**2).sum(axis=0), start)
 
@@ -218,6 +225,7 @@ def whiteness_test(
     """
     e = _centred(e, "e")
     length, p = e.shape
+    check_whole("whiteness_test", lags=(lags, 1))
     lags = min(20, length // 4) if lags is None else lags
     if lags < 1 or length <= lags + p:
         raise ExcitationError(
@@ -279,7 +287,7 @@ def _cross_test(white: Array, e: Array, u: Array, lags: int) -> tuple[Array, flo
 
 
 def _centred(values: ArrayLike, name: str) -> Array:
-    array = np.asarray(values, dtype=float)
+    array = as_real(values, f"whiteness_test: {name}")
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
         raise ShapeError(f"whiteness_test: {name} has shape {array.shape}; (T, columns) or (T,) is needed.")

@@ -181,8 +181,6 @@ def first_state(
 ) -> tuple[Array, Array]:
     """Mean and covariance of the first state."""
     start = model._state(x0)
-    if not np.isfinite(start).all():
-        raise DataError(f"{caller}: x0 has entries that are NaN or infinite.")
     if steady:
         if P0 is not None:
             raise DataError(

@@ -259,6 +259,8 @@ def reconstruction_curve(
     (True, array([  4,  22, 202]))
     """
     record = model._record(data)
+    if len(budgets) == 0:
+        raise DataError("reconstruction_curve: budgets is empty; at least one is needed.")
     x0 = model.estimate_x0(record, focus="prediction")
     rows = []
     for budget in budgets:

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import ConvergenceError, DataError, RankError, ShapeError
 from realization.filtering.doubling import NoisySystem, centred, descended, doubled, refined, started
 from realization.systems.lyapunov import balance
@@ -201,13 +202,13 @@ def innovations_form(
 def _checked(
     A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike, S: ArrayLike | None
 ) -> tuple[Array, Array, Array, Array, Array]:
-    A, C, Q, R = (np.asarray(matrix, dtype=float) for matrix in (A, C, Q, R))
+    A, C, Q, R = (as_real(x, name) for x, name in zip((A, C, Q, R), "ACQR"))
     if A.ndim != 2 or C.ndim != 2:
         raise ShapeError(
             f"dare: A {A.shape} and C {C.shape} came; two matrices (n, n) and (p, n) are needed."
         )
     n, p = len(A), len(C)
-    S = np.zeros((n, p)) if S is None else np.asarray(S, dtype=float)
+    S = np.zeros((n, p)) if S is None else as_real(S, "S")
     needed = {"A": (A, (n, n)), "C": (C, (p, n)), "Q": (Q, (n, n)), "R": (R, (p, p)), "S": (S, (n, p))}
     for name, (matrix, shape) in needed.items():
         if matrix.shape != shape:

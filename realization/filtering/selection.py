@@ -9,6 +9,7 @@ import numpy as np
 from bmojo_kernels import innovation_topk
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ShapeError
 from realization.filtering.innovations import Innovations, innovations
 from realization.signals.data import IOData
@@ -170,8 +171,7 @@ def select_innovations(
         raise DataError(
             f"select_innovations: rule={rule!r} came; one of {', '.join(get_args(Rule))} is needed."
         )
-    if budget < 0:
-        raise DataError(f"select_innovations: budget={budget} came; it cannot be negative.")
+    check_whole("select_innovations", budget=(budget, 0), window=(window, 1), chunk=(chunk, 1))
     if not 1 <= chunk <= window:
         raise DataError(
             f"select_innovations: chunk={chunk}, window={window} came; 1 <= chunk <= window is needed."

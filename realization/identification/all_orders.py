@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError
 from realization.identification.factor_inputs import realize_from_factor
 from realization.identification.factorization import Weighting, factorize, scale
@@ -117,9 +118,11 @@ def subspace_orders(
     array([ 0.8, -0.5])
     """
     record = gap_free(as_data(data, missing=True, experiments=True))
-    wanted = [int(order) for order in orders]
-    if not wanted or min(wanted) < 0:
-        raise DataError(f"subspace_orders: orders={wanted} came; at least one, none negative, is needed.")
+    wanted = list(orders)
+    if not wanted:
+        raise DataError("subspace_orders: orders is empty; at least one is needed.")
+    for order in wanted:
+        check_whole("subspace_orders", order=(order, 0))
     if weighting not in get_args(Weighting):
         raise DataError(
             f"subspace_orders: weighting={weighting!r} came; one of "

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError, ExcitationWarning, StabilityWarning
 from realization.identification.factorization import Scaling, scale, without_gaps
 from realization.identification.realization import Realization, unscaled
@@ -125,8 +126,7 @@ def arx(
     record = gap_free(as_data(data, missing=True, experiments=True))
     if select not in get_args(Selection):
         raise DataError(f"arx: select={select!r} came; one of {', '.join(get_args(Selection))} is needed.")
-    if nk < 0 or (na is not None and na < 0) or (nb is not None and nb < 0):
-        raise DataError(f"arx: na={na}, nb={nb}, nk={nk} came; lags cannot be negative.")
+    check_whole("arx", na=(na, 0), nb=(nb, 0), nk=(nk, 0), max_order=(max_order, 0))
     if na is None and nb is not None:
         raise DataError(f"arx: nb={nb} came without na; give both, or neither to have them chosen.")
     scaled = scale(record, "arx")

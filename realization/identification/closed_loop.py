@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, RankError, StabilityWarning
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization, factorize, scale
@@ -230,13 +231,7 @@ def _identified(
     max_order: int,
 ) -> PredictorSubspaceResult:
     record = gap_free(as_data(data, missing=True, experiments=True))
-    for name, value, least in (
-        ("order", order, 0),
-        ("block_rows", block_rows, 2),
-        ("max_order", max_order, 1),
-    ):
-        if value is not None and value < least:
-            raise DataError(f"{method}: {name}={value} came; at least {least} is needed.")
+    check_whole(method, order=(order, 0), block_rows=(block_rows, 2), max_order=(max_order, 1))
     if feedthrough not in (True, False, "auto"):
         raise DataError(f"{method}: feedthrough={feedthrough!r} came; True, False or 'auto' is needed.")
     scaled = scale(record, method)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError, RealizationError, ShapeError
 from realization.identification.arx import lagged_regressors, later_rows, most_lags, order_criterion
 from realization.identification.factorization import Scaling, scale, without_gaps
@@ -19,6 +20,7 @@ from realization.systems.models import InnovationsModel, StateSpace
 __all__ = ["InputDelays", "delay_inputs", "input_delays"]
 
 Array = NDArray[np.float64]
+MOST_STATES = 10_000
 FEW_LAGS = 10
 # What exact data leave of unit variance is rounding, and no evidence.
 EXACT = 1e-22
@@ -110,8 +112,7 @@ def input_delays(data: IOData, *, max_delay: int = 20, lags: int | None = None) 
     record = gap_free(as_data(data, missing=True, experiments=True))
     if not record.n_inputs:
         raise DataError("input_delays: the record has no inputs.")
-    if max_delay < 1 or (lags is not None and lags < 1):
-        raise DataError(f"input_delays: max_delay={max_delay}, lags={lags} came; at least 1 is needed.")
+    check_whole("input_delays", max_delay=(max_delay, 1), lags=(lags, 1))
     scaled = without_gaps(scale(record, "input_delays"))
     m, p = record.n_inputs, record.n_outputs
     if lags is None:
@@ -197,7 +198,12 @@ def delay_inputs(model: StateSpace, delays: int | Sequence[int] | ArrayLike) -> 
     each = np.broadcast_to(each, m) if each.ndim == 0 else each
     if each.shape != (m,) or each.dtype.kind not in "iu" or (m and each.min() < 0):
         raise ShapeError(f"delay_inputs: {delays!r} came; {m} whole numbers of at least 0 are needed.")
-    total = n + int(each.sum())
+    total = n + sum(each.tolist())
+    if total > MOST_STATES:
+        raise ShapeError(
+            f"delay_inputs: {total} states would be needed, above the {MOST_STATES} that a dense model "
+            "holds. Delay the record instead: data.delay(samples)."
+        )
     A, B, C, D = np.zeros((total, total)), np.zeros((total, m)), np.zeros((p, total)), model.D.copy()
     A[:n, :n], B[:n], C[:, :n] = model.A, model.B, model.C
     end = n

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, ExcitationError, ShapeError
 from realization.identification.frequency_factor import Samples
 from realization.signals.data import IOData, as_data
@@ -171,7 +172,7 @@ class _Axis(NamedTuple):
 
 def _points(omega: ArrayLike, dt: float | None) -> tuple[Array, _Axis]:
     """Frequencies, and their points."""
-    points = np.asarray(omega, dtype=float)
+    points = as_real(omega, "omega")
     if points.ndim != 1 or len(points) < 1:
         raise ShapeError(f"frequency_subspace: omega has shape {points.shape}; (F,) is needed.")
     _finite(points, "omega")

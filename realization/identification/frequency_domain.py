@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError, ExcitationWarning, RankError, StabilityWarning
 from realization.identification.frequency_data import (
     FrequencyRecord,
@@ -343,10 +344,4 @@ def _check_options(order: int | None, block_rows: int | None, feedthrough: objec
         raise DataError(
             f"frequency_subspace: feedthrough={feedthrough!r} came; True, False or 'auto' is needed."
         )
-    for name, value, least in (
-        ("order", order, 0),
-        ("block_rows", block_rows, 2),
-        ("max_order", max_order, 1),
-    ):
-        if value is not None and value < least:
-            raise DataError(f"frequency_subspace: {name}={value} came; at least {least} is needed.")
+    check_whole("frequency_subspace", order=(order, 0), block_rows=(block_rows, 2), max_order=(max_order, 1))

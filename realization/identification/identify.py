@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import (
     DataError,
     ExcitationError,
@@ -245,9 +246,7 @@ def _check_options(
         raise DataError(
             "identify: a record without inputs has nothing to simulate from; take focus='prediction'."
         )
-    for name, value, least in (("order", order, 1), ("max_order", max_order, 1)):
-        if value is not None and value < least:
-            raise DataError(f"identify: {name}={value} came; at least {least} is needed.")
+    check_whole("identify", order=(order, 1), max_order=(max_order, 1))
     if order is not None and max_order is not None and order > max_order:
         raise DataError(f"identify: order={order} is above max_order={max_order}; give one of the two.")
     if record.length < FEWEST_SAMPLES:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 from bmojo_kernels import lti_scan
 from numpy.typing import NDArray
 
-from realization.errors import ConvergenceWarning, RealizationError
+from realization.errors import ConvergenceWarning, RealizationError, UnstableError
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
 from realization.identification.gaps import innovations_over_gaps
@@ -21,6 +21,7 @@ from realization.systems.responses import first_states, free_response, joined, p
 
 __all__ = [
     "Started",
+    "finite_innovations",
     "first_state_prior",
     "innovation_covariance",
     "kalman_gain",
@@ -98,6 +99,20 @@ def one_step_innovations(
     """
     parts = started(A, B, C, D, K, u, y, starts, prior)
     return joined([part.e for part in parts]), first_states([part.x0 for part in parts])
+
+
+def finite_innovations(caller: str, A: Array, *parts: Any) -> tuple[Array, Array]:
+    """`one_step_innovations`; where they overflow, an error that a caller's caller understands."""
+    try:
+        e, x0 = one_step_innovations(A, *parts)
+    except np.linalg.LinAlgError:
+        e, x0 = np.full((1, 1), np.inf), np.zeros(len(A))
+    if not np.isfinite(e).all():
+        raise UnstableError(
+            f"{caller}: the model's predictions overflow on this record. Its predictor (A - K C) is "
+            "unstable, or its units are not those of the record."
+        )
+    return e, x0
 
 
 def first_state_prior(

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import ConvergenceWarning, DataError, ShapeError, UnstableError
 from realization.identification.coordinates import LocalCoordinates, Masked
 from realization.identification.factorization import Scaling
@@ -322,8 +323,9 @@ def _check(
         raise DataError(f"pem: focus={focus!r} came; 'prediction' or 'simulation' is needed.")
     if focus == "simulation" and record.n_inputs == 0:
         raise DataError("pem: a record without inputs has nothing to simulate from; take focus='prediction'.")
-    if iterations < 0 or not tolerance > 0:
-        raise DataError(f"pem: iterations={iterations}, tolerance={tolerance} came; >= 0 and > 0 are needed.")
+    check_whole("pem", order=(order, 0), iterations=(iterations, 0))
+    if not tolerance > 0:
+        raise DataError(f"pem: tolerance={tolerance} came; a number above 0 is needed.")
     if fixed is not None and model is None:
         raise DataError("pem: fixed entries keep their values in `model`, and none came. Give one.")
     if fixed is not None and (wrong := set(fixed) - set("ABCDK")):

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import ConvergenceWarning, DataError, ExcitationError, ShapeError
 from realization.identification.factorization import scale
 from realization.identification.polynomial_form import Orders, PolynomialCoordinates, point_of
@@ -254,6 +255,7 @@ def _fitted(
 ) -> PolynomialResult:
     record = as_data(data, missing=True, experiments=True)
     m = record.n_inputs
+    check_whole(kind, na=(na, 0), nc=(nc, 0), nd=(nd, 0))
     orders = Orders(na, _each(nb, m, "nb", kind), nc, nd, _each(nf, m, "nf", kind), _each(nk, m, "nk", kind))
     _check(kind, record, orders)
     scaled = scale(record, kind)
@@ -318,7 +320,10 @@ def _polynomials(orders: Orders, theta: Array, *, leading: float) -> dict[str, A
 
 
 def _each(value: Lags, m: int, name: str, kind: str) -> tuple[int, ...]:
-    values = (int(value),) * m if np.ndim(value) == 0 else tuple(int(v) for v in np.asarray(value))  # pyright: ignore[reportArgumentType]
+    given = [value] * m if np.ndim(value) == 0 else list(np.asarray(value))
+    for one in given:
+        check_whole(kind, **{name: (one, 0)})
+    values = tuple(int(one) for one in given)  # pyright: ignore[reportArgumentType]
     if len(values) != m:
         raise ShapeError(f"{kind}: {name} has {len(values)} entries; {m} are needed, one an input.")
     return values

@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError
 from realization.filtering.innovations import chi_squared_quantile
 from realization.identification.arx import lagged_regressors, later_rows
@@ -125,6 +126,7 @@ def regularized_fir(
     if record.n_inputs == 0:
         raise DataError("regularized_fir: the record has no inputs; take arx or n4sid for a time series.")
     wide = chi_squared_quantile(1 - level, 1) ** 0.5
+    check_whole("regularized_fir", length=(length, 1))
     taps = max(2, min(60, max(_lengths(record)) // 4)) if length is None else length
     first = 0 if feedthrough else 1
     if taps <= first:

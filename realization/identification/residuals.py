@@ -8,11 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError
 from realization.filtering.innovations import WhitenessTest, chi_squared_quantile, whiteness_test
 from realization.identification.gaps import like_without_gaps
-from realization.identification.noise import one_step_innovations
-from realization.signals.data import IOData, as_data
+from realization.identification.noise import finite_innovations
+from realization.signals.data import IOData
 from realization.signals.spans import complete_rows
 from realization.systems.models import InnovationsModel
 from realization.systems.responses import joined
@@ -124,9 +125,10 @@ def residual_tests(
     """
     if focus not in ("prediction", "simulation"):
         raise DataError(f"residual_tests: focus={focus!r} came; 'prediction' or 'simulation' is needed.")
-    if lags < 1 or not 0 < level < 1:
-        raise DataError(f"residual_tests: lags={lags}, level={level} came; >= 1 and 0..1 are needed.")
-    record = as_data(data, missing=True, experiments=True)
+    check_whole("residual_tests", lags=(lags, 1))
+    if not 0 < level < 1:
+        raise DataError(f"residual_tests: level={level} came; a probability between 0 and 1 is needed.")
+    record = model._record(data, missing=True, experiments=True)
     lags = min(lags, record.length // 4)
     if record.length < 12 or lags < 1:
         raise ExcitationError(f"residual_tests: {record.length} samples came; at least 12 are needed.")
@@ -168,7 +170,7 @@ def _residuals(model: InnovationsModel, record: IOData, focus: str) -> Array:
     u, y = record.inputs - model.u_mean, record.y - model.y_mean
     gain = model.K if focus == "prediction" else model.K * 0.0
     if focus == "simulation" or record.observed.all():
-        return one_step_innovations(A, B, C, D, gain, u, y, record.starts)[0]
+        return finite_innovations("residual_tests", A, B, C, D, gain, u, y, record.starts)[0]
     return joined([like_without_gaps(A, B, C, D, gain, model.Re, u[rows], y[rows]) for rows in record.spans])
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError, RankError
 from realization.identification.factorization import Weighting, factorize, most_block_rows, scale
 from realization.identification.matrices import Focus, realize
@@ -341,12 +342,7 @@ def _check_options(
         raise DataError(f"{caller}: focus={focus!r} came; one of {', '.join(get_args(Focus))} is needed.")
     if feedthrough not in (True, False, "auto"):
         raise DataError(f"{caller}: feedthrough={feedthrough!r} came; True, False or 'auto' is needed.")
-    if order is not None and order < 0:
-        raise DataError(f"{caller}: order={order} came; it cannot be negative.")
-    if block_rows is not None and block_rows < 2:
-        raise DataError(f"{caller}: block_rows={block_rows} came; at least 2 are needed for a shift.")
-    if max_order < 1:
-        raise DataError(f"{caller}: max_order={max_order} came; at least 1 is needed.")
+    check_whole(caller, order=(order, 0), block_rows=(block_rows, 2), max_order=(max_order, 1))
 
 
 def highest_order(record: IOData) -> int:

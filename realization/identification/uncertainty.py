@@ -17,7 +17,7 @@ from realization.identification.gaps import noise_over_gaps
 from realization.identification.likelihood_search import observed_information
 from realization.identification.search import run_of, whitener_of
 from realization.identification.sensitivities import Blocks, Point, Run, normal_equations, sensitivities
-from realization.signals.data import IOData, as_data
+from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 from realization.systems.responses import scan_spans
 
@@ -255,7 +255,7 @@ def uncertainty(
     """
     if focus not in ("prediction", "simulation"):
         raise DataError(f"uncertainty: focus={focus!r} came; 'prediction' or 'simulation' is needed.")
-    record = as_data(data, missing=True, experiments=True)
+    record = model._record(data, missing=True, experiments=True)
     scaled, point = scaled_point(model, record, "uncertainty", silent=focus == "simulation")
     free = np.ones(point.entries.size, dtype=bool)
     free[point.places["K"]] = focus == "prediction"
@@ -268,7 +268,7 @@ def scaled_point(
     model: InnovationsModel, record: IOData, caller: str, *, silent: bool
 ) -> tuple[Scaling, Point]:
     """The record about the model's operating point in scaled units, and the model in the same units."""
-    from realization.identification.noise import one_step_innovations
+    from realization.identification.noise import finite_innovations
 
     scaled = scale(record, caller)
     scaled = scaled._replace(u=(record.inputs - model.u_mean) / scaled.u_scale, u_mean=model.u_mean)
@@ -276,7 +276,7 @@ def scaled_point(
     K = np.zeros_like(model.K) if silent else model.K * ys
     A, B, C, D = model.A, model.B * us, model.C / ys[:, None], model.D * us / ys[:, None]
     level = (model.y_mean - scaled.y_mean) / ys
-    start = one_step_innovations(A, B, C, D, K, scaled.u, scaled.y - level, scaled.starts)[1]
+    start = finite_innovations(caller, A, B, C, D, K, scaled.u, scaled.y - level, scaled.starts)[1]
     return scaled, Point(A, B, C, D, K, level, start)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, ShapeError
 from realization.signals.fit import percent_of_spread
 
@@ -57,7 +58,7 @@ def fit_percent(y: ArrayLike, y_hat: ArrayLike) -> NDArray[np.float64]:
 
 
 def _columns(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=float)
+    array = as_real(values, f"fit_percent: {name}")
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
         raise ShapeError(f"fit_percent: {name} has shape {array.shape}; (T, p) or (T,) is needed.")

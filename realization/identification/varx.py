@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import check_whole
 from realization.errors import DataError, ExcitationError, RankError, StabilityWarning, UnstableError
 from realization.filtering.riccati import dare
 from realization.identification.arx import fit_arx, most_lags
@@ -304,9 +305,7 @@ def _lags(scaled: Scaling, asked: int | None, kernel: Kernel | None) -> int:
 def _check_options(
     lags: int | None, order: int | None, kernel: str | None, focus: str, max_order: int
 ) -> None:
-    for name, value, least in (("lags", lags, 1), ("order", order, 0), ("max_order", max_order, 1)):
-        if value is not None and value < least:
-            raise DataError(f"varx: {name}={value} came; at least {least} is needed.")
+    check_whole("varx", lags=(lags, 1), order=(order, 0), max_order=(max_order, 1))
     if kernel is not None and kernel not in get_args(Kernel):
         raise DataError(f"varx: kernel={kernel!r} came; 'TC', 'DC', 'SS' or None is needed.")
     if focus not in get_args(Focus):

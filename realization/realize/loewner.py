@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, OrderWarning, RankError, ShapeError
 from realization.systems import StateSpace
 
@@ -139,7 +140,7 @@ def loewner(
 
 
 def _checked(omega: ArrayLike, response: ArrayLike, dt: float | None, tol: float) -> tuple[Array, Complex]:
-    omega, G = np.asarray(omega, dtype=float), np.asarray(response, dtype=complex)
+    omega, G = as_real(omega, "omega"), np.asarray(response, dtype=complex)
     if G.ndim == 1:
         G = G[:, None, None]
     if omega.ndim != 1 or G.ndim != 3 or len(G) != len(omega) or len(omega) < 2 or 0 in G.shape:

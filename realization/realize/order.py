@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, ShapeError
 
 __all__ = ["OrderEstimate", "estimate_order", "noise_norm"]
@@ -29,7 +30,7 @@ class OrderEstimate:
         Ratio of the last singular value kept to the first one cut; infinite where none is cut or it is zero,
         1 for order 0. A gap near 1 says that more states may be there than noise lets be seen.
     ratios : ndarray, shape (k - 1,)
-        Each singular value over the next one.
+        Each singular value over the next one; infinite where that is zero.
     noise : float
         Standard deviation of the entries' errors, as given or as estimated.
 
@@ -175,10 +176,7 @@ def _self_consistent(s: Array, size: tuple[int, int], unit: float) -> tuple[int,
 
 
 def _checked(singular_values: ArrayLike) -> Array:
-    try:
-        s = np.asarray(singular_values, dtype=float)
-    except (TypeError, ValueError):
-        raise DataError("estimate_order: the singular values are not an array of real numbers.") from None
+    s = as_real(singular_values, "estimate_order: singular_values")
     if s.ndim != 1 or not len(s):
         raise ShapeError(f"estimate_order: singular values of shape {s.shape} came; (k,) is needed.")
     if not np.isfinite(s).all() or s[-1] < 0 or (np.diff(s) > 0).any():

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import ConvergenceError, DataError, RankError, ShapeError, UnstableError
 
 __all__ = [
@@ -173,7 +174,8 @@ def covariance_model(
     A: ArrayLike, C: ArrayLike, Cbar: ArrayLike, Lambda0: ArrayLike, caller: str
 ) -> CovarianceModel:
     """The four matrices, checked: shapes, finite, `A` stable, `Lambda0` symmetric and positive definite."""
-    A, C, Cbar, Lambda0 = (np.asarray(matrix, dtype=float) for matrix in (A, C, Cbar, Lambda0))
+    A, C = as_real(A, "A"), as_real(C, "C")
+    Cbar, Lambda0 = as_real(Cbar, "Cbar"), as_real(Lambda0, "Lambda0")
     if A.ndim != 2 or C.ndim != 2:
         raise ShapeError(
             f"{caller}: A {A.shape} and C {C.shape} came; matrices (n, n) and (p, n) are needed."

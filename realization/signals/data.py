@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, ShapeError
 from realization.signals.operations import band_filter, delayed, filtered, resampled, without_trend
 from realization.signals.spans import checked_starts, spans_of, starts_within
@@ -470,10 +471,7 @@ def replace_values(data: IOData, y: Array, u: Array | None) -> IOData:
 
 
 def _columns(values: ArrayLike, name: str, *, missing: bool = False) -> Array:
-    try:
-        array = np.array(values, dtype=float)
-    except (TypeError, ValueError):
-        raise DataError(f"IOData: {name} is not an array of numbers.") from None
+    array = np.array(as_real(values, f"IOData: {name}"))
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from realization.arguments import check_whole
 from realization.errors import DataError
 from realization.signals.data import IOData, as_data, replace_values
 
@@ -62,6 +63,7 @@ def sensor_fault(
     record = as_data(data)
     if kind not in get_args(Fault):
         raise DataError(f"sensor_fault: kind={kind!r} came; one of {', '.join(get_args(Fault))} is needed.")
+    check_whole("sensor_fault", at=(at, 1), output=(output, 0))
     if not 1 <= at < record.length or not 0 <= output < record.n_outputs:
         raise DataError(
             f"sensor_fault: at={at}, output={output} came; the record has samples 1 to {record.length - 1} "

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, ShapeError
 from realization.signals.data import IOData
 
@@ -216,7 +217,7 @@ def one_hot(
     ['gear=1', 'gear=2']
     """
     column = np.asarray(codes)
-    if column.ndim != 1 or column.dtype.kind not in "iufb" or (column != np.round(column)).any():
+    if column.ndim != 1 or column.dtype.kind not in "iufb" or not _are_whole(column):
         raise DataError("one_hot: a vector of whole numbers is needed.")
     found = np.unique(column).tolist()
     chosen = found if values is None else list(values)
@@ -229,6 +230,10 @@ def one_hot(
     columns = (column[:, None] == np.array(chosen[1:])).astype(float)
     prefix = f"{name}=" if name else ""
     return columns, [f"{prefix}{int(code)}" for code in chosen[1:]]
+
+
+def _are_whole(column: NDArray[Any]) -> bool:
+    return bool((np.isfinite(column) & (column == np.round(column))).all())
 
 
 def _seconds(time: ArrayLike) -> Array:
@@ -264,7 +269,7 @@ def _grid_step(seconds: Array) -> float:
 
 
 def _matrix(values: ArrayLike, length: int, name: str) -> Array:
-    matrix = np.asarray(values, dtype=float)
+    matrix = as_real(values, f"regular_record: {name}")
     matrix = matrix[:, None] if matrix.ndim == 1 else matrix
     if matrix.ndim != 2 or len(matrix) != length:
         raise ShapeError(f"regular_record: {name} has shape {matrix.shape}; {length} rows are needed.")

@@ -10,6 +10,7 @@ import scipy.linalg
 from bmojo_kernels import lti_scan
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, RealizationError, ShapeError, UnstableError
 from realization.signals.data import IOData, as_data
 from realization.signals.spans import checked_starts, spans_of
@@ -74,8 +75,8 @@ class InnovationsModel(StateSpace):
         n, m, p = self.n_states, self.n_inputs, self.n_outputs
         K = np.zeros((n, p)) if K is None else as_matrix(K, "K")
         Re = np.eye(p) if Re is None else as_matrix(Re, "Re")
-        u_mean = np.zeros(m) if u_mean is None else np.atleast_1d(np.asarray(u_mean, dtype=float))
-        y_mean = np.zeros(p) if y_mean is None else np.atleast_1d(np.asarray(y_mean, dtype=float))
+        u_mean = np.zeros(m) if u_mean is None else np.atleast_1d(as_real(u_mean, "u_mean"))
+        y_mean = np.zeros(p) if y_mean is None else np.atleast_1d(as_real(y_mean, "y_mean"))
         fits = {"K": (K, (n, p)), "Re": (Re, (p, p)), "u_mean": (u_mean, (m,)), "y_mean": (y_mean, (p,))}
         for name, (array, needed) in fits.items():
             if array.shape != needed:

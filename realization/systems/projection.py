@@ -99,7 +99,7 @@ def check_options(caller: str, order: int | None, method: str, tol: float | None
     """Refuse what contradicts itself or is not known."""
     if order is not None and tol is not None:
         raise RealizationError(f"{caller}: order and tol both came; give one of them.")
-    if order is not None and (order != int(order) or order < 0):
+    if order is not None and not (order >= 0 and np.isfinite(order) and order == int(order)):
         raise RealizationError(f"{caller}: order={order} came; it must be a whole number, at least 0.")
     if tol is not None and not (np.isfinite(tol) and tol >= 0):
         raise DataError(f"{caller}: tol={tol} came; it must be at least 0, in units of the bound.")

@@ -123,7 +123,8 @@ def _rate(system: System) -> float:
     """Where the inverse of the gain, and with it the matrix of the zeros, is smallest."""
     moduli = np.abs(SchurForm(system.A, system.A, system.A[0]).eigenvalues) if len(system.A) else np.ones(1)
     # Not the moduli themselves: a real pole beyond the limit may lie there.
-    rates = np.geomspace(0.37 * max(moduli.min(), 1e-8 * moduli.max()), 1.7 * moduli.max(), RATES)
+    largest = float(moduli.max()) or 1.0
+    rates = np.geomspace(0.37 * max(moduli.min(), 1e-8 * largest), 1.7 * largest, RATES)
 
     def size(rate: float) -> float:
         shifted = rate * np.eye(len(system.A)) - system.A

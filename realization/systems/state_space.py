@@ -10,6 +10,7 @@ import numpy as np
 from bmojo_kernels import lti_scan
 from numpy.typing import ArrayLike, NDArray
 
+from realization.arguments import as_real
 from realization.errors import DataError, RankError, RealizationError, ShapeError
 
 __all__ = ["StateSpace", "as_matrix"]
@@ -252,15 +253,17 @@ class StateSpace:
         return u
 
     def _state(self, x0: ArrayLike | None) -> Array:
-        x0 = np.zeros(self.n_states) if x0 is None else np.asarray(x0, dtype=float)
+        x0 = np.zeros(self.n_states) if x0 is None else as_real(x0, "x0")
         if x0.shape != (self.n_states,):
             raise ShapeError(f"x0 has shape {x0.shape}; it must be ({self.n_states},).")
+        if not np.isfinite(x0).all():
+            raise DataError("x0 has entries that are NaN or infinite.")
         return x0
 
 
 def as_matrix(values: ArrayLike, name: str) -> Array:
     """A finite matrix of floats, or an error that names it."""
-    array = np.asarray(values, dtype=float)
+    array = as_real(values, name)
     if array.ndim != 2:
         raise ShapeError(f"{name} has shape {array.shape}; a matrix is needed.")
     if not np.isfinite(array).all():

@@ -90,7 +90,7 @@ def test_a_time_series_is_yule_walker(rng):
         ({"na": 30}, ExcitationError, "too few"),
         ({"max_order": 40}, ExcitationError, "too few"),
         ({"nb": 2}, DataError, "without na"),
-        ({"na": -1}, DataError, "negative"),
+        ({"na": -1}, DataError, "whole number"),
         ({"select": "mdl"}, DataError, "select"),
     ],
 )

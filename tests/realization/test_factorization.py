@@ -191,7 +191,7 @@ class TestAllOrders:
 
     def test_refusals(self):
         data = record(500, 8)[1]
-        for bad, message in (([], "at least one"), ([-1], "none negative"), ([40], "at most|block_rows")):
+        for bad, message in (([], "at least one"), ([-1], "whole number"), ([40], "at most|block_rows")):
             with pytest.raises(ValueError, match=message):
                 subspace_orders(data, bad, block_rows=5)
         with pytest.raises(ValueError, match="weighting"):

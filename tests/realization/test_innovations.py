@@ -192,7 +192,7 @@ class TestSelection:
         ("options", "error", "message"),
         [
             ({"rule": "best"}, DataError, "one of top"),
-            ({"budget": -1}, DataError, "negative"),
+            ({"budget": -1}, DataError, "whole number"),
             ({"chunk": 4, "window": 2}, DataError, "chunk <= window"),
             ({"rule": "oracle"}, DataError, "needs scores"),
             ({"scores": np.ones(5)}, DataError, "does not use scores"),

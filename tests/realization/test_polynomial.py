@@ -112,7 +112,7 @@ def test_the_model_comes_with_bands():
     [
         (lambda d: rz.oe(rz.IOData(d.y), 1, 1), DataError, "no inputs"),
         (lambda d: rz.bj(rz.IOData(np.hstack([d.y, d.y]), d.inputs), 1, 1, 1, 1), DataError, "2 outputs"),
-        (lambda d: rz.armax(d, -1), DataError, "negative"),
+        (lambda d: rz.armax(d, -1), DataError, "whole number"),
         (lambda d: rz.armax(d, 2, [1, 2, 3]), ShapeError, "nb has 3 entries"),
         (lambda d: rz.armax(rz.IOData(d.y[:20], d.inputs[:20]), 4, 4, 4), ExcitationError, "20 samples"),
         (lambda d: rz.oe(d, 0, 1), DataError, "nb="),

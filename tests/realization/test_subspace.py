@@ -230,7 +230,7 @@ def test_an_order_at_the_limit_warns():
         ({}, {"weighting": "pbsid"}, DataError, "weighting"),
         ({}, {"focus": "both"}, DataError, "focus"),
         ({}, {"feedthrough": "no"}, DataError, "feedthrough"),
-        ({}, {"order": -1}, DataError, "negative"),
+        ({}, {"order": -1}, DataError, "whole number"),
         ({}, {"block_rows": 1}, DataError, "block_rows"),
         ({}, {"max_order": 0}, DataError, "max_order"),
     ],

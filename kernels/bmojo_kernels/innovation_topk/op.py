@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmojo_kernels.backends import choose, is_tensor
+from bmojo_kernels.checks import as_real, check_count
 from bmojo_kernels.innovation_topk.sets import RULES, KeptSet, check_window, selection_priority, sets
 
 if TYPE_CHECKING:
@@ -112,12 +113,11 @@ def innovation_topk(
     """
     tensors = is_tensor(scores)
     if not tensors:
-        scores = np.asarray(scores, dtype=np.float64)
+        scores = as_real("innovation_topk", "scores", scores)
     device, kind = (scores.device.type, scores.dtype) if tensors else ("cpu", None)
     if scores.ndim != 2:
         raise ValueError(f"innovation_topk: scores has shape {tuple(scores.shape)}; (B, T) is needed.")
-    if budget < 0:
-        raise ValueError(f"innovation_topk: budget={budget} came; it must be at least 0.")
+    check_count("innovation_topk", "budget", budget, 0)
     check_window("innovation_topk", window, chunk)
     if cu_seqlens is not None and len(scores) != 1:
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmojo_kernels.checks import as_real
 from bmojo_kernels.innovation_topk.naive import innovation_topk_naive
 from bmojo_kernels.innovation_topk.numba_cpu import advance
 
@@ -134,7 +135,7 @@ def selection_priority(
     >>> bk.selection_priority(np.array([[5.0, 1.0, 7.0]]), rule="threshold", threshold=4.0)
     array([[  0., -inf,   2.]])
     """
-    scores = np.asarray(scores, dtype=np.float64)
+    scores = as_real("selection_priority", "scores", scores)
     if scores.ndim != 2:
         raise ValueError(f"selection_priority: scores has shape {scores.shape}; (B, T) is needed.")
     if rule not in RULES:

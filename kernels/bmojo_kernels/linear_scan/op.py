@@ -145,8 +145,8 @@ def linear_step(a: Any, b: Any, state: Any) -> tuple[Any, Any]:
     """
     if not is_tensor(a):
         a, b, state = (np.asarray(x) for x in (a, b, state))
-    if a.ndim != 2:
-        raise ValueError(f"linear_step: a {tuple(a.shape)} came; (B, C) is needed.")
+    if a.ndim != 2 or b.ndim != 2:
+        raise ValueError(f"linear_step: a {tuple(a.shape)}, b {tuple(b.shape)} came; (B, C) is needed.")
     _check(a[:, None], b[:, None], state, None)
     if not is_tensor(a):
         found = a * state.astype(a.dtype) + b
@@ -190,6 +190,8 @@ def _check(a: Any, b: Any, h0: Any, cu_seqlens: Any) -> None:
             f"linear_scan: a {tuple(a.shape)}, b {tuple(b.shape)}{came} came; (B, T, C) twice, and a state "
             "(C,) for each sequence, are needed."
         )
+    if h0 is not None and "complex" in str(h0.dtype) and "complex" not in str(a.dtype):
+        raise ValueError(f"linear_scan: a state of {h0.dtype} came with a of {a.dtype}; it must be real too.")
     name = str(a.dtype).removeprefix("torch.")
     if a.dtype != b.dtype or name not in DTYPES:
         raise ValueError(

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bmojo_kernels.checks import as_real
 from bmojo_kernels.lti_scan.numba_cpu import scan
 from bmojo_kernels.packing import check_packing, offsets
 
@@ -55,7 +56,7 @@ def lti_scan(
     >>> states[:, 0], last
     (array([0. , 1. , 1.5]), array([1.75]))
     """
-    A, B, u = (np.asarray(x, dtype=np.float64) for x in (A, B, u))
+    A, B, u = (as_real("lti_scan", name, x) for name, x in zip("ABu", (A, B, u)))
     if (
         A.ndim != 2
         or B.ndim != 2
@@ -70,7 +71,7 @@ def lti_scan(
     bounds = None if cu_seqlens is None else np.asarray(cu_seqlens)
     check_packing("lti_scan", 1, bounds)
     shape = (len(A),) if bounds is None else (len(bounds) - 1, len(A))
-    start = np.zeros(shape) if x0 is None else np.asarray(x0, dtype=np.float64)
+    start = np.zeros(shape) if x0 is None else as_real("lti_scan", "x0", x0)
     if start.shape != shape:
         raise ValueError(f"lti_scan: x0 has shape {start.shape}; it must be {shape}.")
     forward, drive = np.ascontiguousarray(A.T), np.ascontiguousarray(B.T)

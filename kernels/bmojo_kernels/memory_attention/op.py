@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import choose, is_tensor
-from bmojo_kernels.checks import alike
+from bmojo_kernels.checks import alike, check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,13 +156,13 @@ def _shapes(**tensors: Any) -> str:
 
 
 def _check_numbers(window: int, chunk: int, start: int, scale: float | None) -> None:
-    if window < 1 or not 1 <= chunk <= window:
+    check_count("memory_attention", "window", window, 1)
+    check_count("memory_attention", "start", start, 0)
+    if not 1 <= chunk <= window:
         raise ValueError(
             f"memory_attention: window={window}, chunk={chunk} came; 1 <= chunk <= window is needed, so that "
             "no position is neither in the window nor eligible."
         )
-    if start < 0:
-        raise ValueError(f"memory_attention: start={start} came; positions count from 0.")
     if scale is not None and not scale > 0:
         raise ValueError(f"memory_attention: scale={scale} came; a positive number is needed.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import as_numpy, empty_like
-from bmojo_kernels.checks import compiled_step, state_dtype
+from bmojo_kernels.checks import check_count, compiled_step, state_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,11 +132,8 @@ def _by_torch(
 
 def _check(q: Any, parts: Any, window: int, position: int, index: Any, bias: Any, queries: Any) -> None:
     k, v = parts["k"]
-    if window < 1 or position < 0:
-        raise ValueError(
-            f"memory_attention_step: window={window}, position={position} came; window >= 1 and "
-            "position >= 0 are needed."
-        )
+    check_count("memory_attention_step", "window", window, 1)
+    check_count("memory_attention_step", "position", position, 0)
     if q.ndim != 3 or k.ndim != 4 or v.ndim != 4 or k.shape[2] == 0 or q.shape[1] % k.shape[2]:
         raise ValueError(
             f"memory_attention_step: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} came; "

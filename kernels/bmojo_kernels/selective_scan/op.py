@@ -205,6 +205,8 @@ def _check(
         )
     check_packing("selective_scan", u.shape[0], cu_seqlens)
     (batch, length, channels), states = u.shape, A.shape[1]
+    if z is not None and not z.is_floating_point():
+        raise ValueError(f"selective_scan: z of {z.dtype} came; a floating-point dtype is needed.")
     needed = {
         "delta": (delta, (batch, length, channels)),
         "A": (A, (channels, states)),
