@@ -16,9 +16,10 @@ from torch import Tensor
 from bmojo.training.errors import CheckpointError, CheckpointWarning
 from realization.files import write_whole
 
-__all__ = ["Checkpoints", "write_json"]
+__all__ = ["SHARDS", "Checkpoints", "digest", "sync_folder", "write_json"]
 
 TENSORS, VALUES, FORMAT = "tensors.safetensors", "state.json", "bmojo checkpoint 1"
+SHARDS = "shards"  # in the values: names and checksums of the files that several processes wrote
 
 
 class Checkpoints:
@@ -72,33 +73,56 @@ class Checkpoints:
         CheckpointError
             If the disk is full or refuses; the checkpoints that were there stay.
         """
-        from safetensors.torch import save_file
-
-        whole = self._path(step)
-        part = self.folder / f".{whole.name}.{os.getpid()}.part"
+        part = self.folder / f".{self._path(step).name}.{os.getpid()}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, part / TENSORS, metadata={"format": "pt"})
-            told = {"format": FORMAT, "step": step, "sha256": _digest(part / TENSORS)} | values
-            write_json(part / VALUES, told)
-            _sync(part / TENSORS)
-            _sync_folder(part)
-            if whole.exists():  # the same step again, after a run went back to an older checkpoint
-                shutil.rmtree(whole)
-            os.replace(part, whole)
-            _sync_folder(self.folder)
+            self.complete(part, step, tensors, values)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise CheckpointError(
-                f"cannot write {whole}: {reason}; make room, then run again: it goes on from the checkpoint "
-                "before."
-            ) from None
+            raise self.refused(step, error) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def complete(self, part: Path, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Write what is missing in a folder, give it the checkpoint's name, and remove those too many.
+
+        Parameters
+        ----------
+        part : Path
+            In the same folder.
+        step : int
+        tensors : dict of str to Tensor
+        values : dict
+        """
+        from safetensors.torch import save_file
+
+        whole = self._path(step)
+        plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, part / TENSORS, metadata={"format": "pt"})
+        told = {"format": FORMAT, "step": step, "sha256": digest(part / TENSORS)} | values
+        write_json(part / VALUES, told)
+        _sync(part / TENSORS)
+        sync_folder(part)
+        if whole.exists():  # the same step again, after a run went back to an older checkpoint
+            shutil.rmtree(whole)
+        os.replace(part, whole)
+        sync_folder(self.folder)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old), ignore_errors=True)
+
+    def refused(self, step: int, error: OSError) -> CheckpointError:
+        """What is raised where the disk refuses.
+
+        Parameters
+        ----------
+        step : int
+        error : OSError
+        """
+        reason = (error.strerror or str(error)).lower()
+        return CheckpointError(
+            f"cannot write {self._path(step)}: {reason}; make room, then run again: it goes on from the "
+            "checkpoint before."
+        )
 
     def newest(self, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and values of the newest checkpoint that is whole; `None` if there is none.
@@ -113,10 +137,21 @@ class Checkpoints:
         CheckpointError
             If there are checkpoints, and none of them is whole.
         """
+        step = self.whole()
+        return None if step is None else self.read(step, device)
+
+    def whole(self) -> int | None:
+        """Step of the newest checkpoint whose files are all there and unchanged.
+
+        Raises
+        ------
+        CheckpointError
+            If there are checkpoints, and none of them is whole.
+        """
         faults = []
         for step in reversed(self.steps()):
             try:
-                found = self._read(self._path(step), device)
+                _verify(self._path(step))
             except (OSError, ValueError, KeyError) as error:
                 faults.append(f"{self._path(step).name}: {error}")
                 continue
@@ -124,9 +159,9 @@ class Checkpoints:
                 warnings.warn(
                     f"{self.folder}: passed over {'; '.join(faults)}. Training goes on from step {step}.",
                     CheckpointWarning,
-                    stacklevel=2,
+                    stacklevel=3,
                 )
-            return found
+            return step
         if faults:
             raise CheckpointError(
                 f"{self.folder} holds no checkpoint that is whole ({'; '.join(faults)}); remove the folder "
@@ -134,15 +169,20 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def read(self, step: int, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and values of a checkpoint that is whole; what was shared out is put together.
+
+        Parameters
+        ----------
+        step : int
+        device : str or torch.device
+        """
         from safetensors.torch import load_file
 
+        path = self._path(step)
         values = json.loads((path / VALUES).read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ValueError(f"its format is {values['format']!r}, not {FORMAT!r}")
-        if _digest(path / TENSORS) != values["sha256"]:
-            raise ValueError("wrong checksum")
-        return load_file(path / TENSORS, device=str(device)), values
+        tensors = load_file(path / TENSORS, device=str(device))
+        return tensors | _joined([path / name for name in values.get(SHARDS, {})], device), values
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -160,7 +200,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_whole(path, json.dumps(values, indent=1) + "\n")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Wait until the disk knows the names in a folder.
 
     Parameters
@@ -180,6 +220,41 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Parameters
+    ----------
+    path : Path
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(path: Path) -> None:
+    """Refuse a checkpoint of which a file is missing, or is not what was written."""
+    values = json.loads((path / VALUES).read_text(encoding="utf-8"))
+    if values["format"] != FORMAT:
+        raise ValueError(f"its format is {values['format']!r}, not {FORMAT!r}")
+    for name, expected in {TENSORS: values["sha256"], **values.get(SHARDS, {})}.items():
+        if Path(name).name != name or digest(path / name) != expected:
+            raise ValueError("wrong checksum")
+
+
+def _joined(paths: list[Path], device: str | torch.device) -> dict[str, Tensor]:
+    """Tensors of which each file holds a part, with the offset where it lies."""
+    from safetensors import safe_open
+
+    parts: dict[str, list[tuple[list[int], Tensor]]] = {}
+    for path in paths:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            offsets = json.loads((file.metadata() or {})["DCP_SHARDING_INFO"])
+            for name in file.keys():  # noqa: SIM118
+                parts.setdefault(name, []).append((offsets[name]["saved_offsets"], file.get_tensor(name)))
+    joined = {}
+    for name, found in parts.items():
+        sizes = [max(o[i] + x.shape[i] for o, x in found) for i in range(found[0][1].ndim)]
+        joined[name] = whole = found[0][1].new_empty(sizes)
+        for offset, part in found:
+            whole[tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))] = part
+    return joined

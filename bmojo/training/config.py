@@ -19,10 +19,11 @@ from bmojo.training.errors import ConfigurationError
 from bmojo.training.loop import Stage
 from bmojo.training.models import PRESETS, layer_configs
 from bmojo.training.options import TrainOptions
+from bmojo.training.parallel.options import ParallelOptions
 
 __all__ = ["Configuration", "read_configuration"]
 
-SECTIONS = ("name", "task", "curriculum", "model", "train", "output")
+SECTIONS = ("name", "task", "curriculum", "model", "train", "parallel", "output")
 SWEEP = {"rates": list[float], "seeds": list[int]}
 OUTPUT = {"folder": str, "tensorboard": bool}
 MODEL = {"preset": str, "layers": int | list[dict], "mlp_ratio": float, "length": int, "every": int}
@@ -50,6 +51,8 @@ class Configuration:
     folder : str, optional
         Where everything goes.
     tensorboard : bool
+    parallel : ParallelOptions
+        How each run is spread over processes.
 
     Examples
     --------
@@ -72,6 +75,7 @@ class Configuration:
     curriculum: list[dict[str, Any]] = field(default_factory=list)
     folder: str | None = None
     tensorboard: bool = False
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
 
     def made_task(self, **changes: Any) -> Task:
         """The task, with some options changed."""
@@ -99,7 +103,11 @@ class Configuration:
         if train["target"] is None:
             del train["target"]
         plain = {"name": self.name, "task": self.task, "model": self.model, "train": train}
-        return plain | ({"curriculum": self.curriculum} if self.curriculum else {})
+        if self.curriculum:
+            plain["curriculum"] = self.curriculum
+        if self.parallel != ParallelOptions():
+            plain["parallel"] = self.parallel.to_dict()
+        return plain
 
 
 def read_configuration(
@@ -168,7 +176,7 @@ def _with(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
 
 def _checked(values: dict[str, Any], where: str) -> Configuration:
     _known("", values, SECTIONS)
-    for name in ("task", "model", "train", "output"):
+    for name in ("task", "model", "train", "parallel", "output"):
         if not isinstance(values.get(name, {}), Mapping):
             raise ConfigurationError(f"{name}: a table is needed, [{name}].")
     task, curriculum = _task(values.get("task", {})), values.get("curriculum", [])
@@ -186,6 +194,7 @@ def _checked(values: dict[str, Any], where: str) -> Configuration:
         rates,
         seeds,
         _curriculum(curriculum, task),
+        parallel=_parallel(values.get("parallel", {})),
         **output,
     )
     early = sum(stage["steps"] for stage in config.curriculum)
@@ -255,6 +264,14 @@ def _train(values: Mapping[str, Any]) -> tuple[TrainOptions, tuple[float, ...], 
     except ConfigurationError as error:
         raise ConfigurationError(f"[train] {error}") from None
     return made[0], rates, seeds
+
+
+def _parallel(values: Mapping[str, Any]) -> ParallelOptions:
+    _typed("parallel", values, _fields(ParallelOptions))
+    try:
+        return ParallelOptions(**values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[parallel] {error}") from None
 
 
 def _fields(of: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bmojo.tasks.protocol import Drawn, Task
+from bmojo.tasks.protocol import Batch, Drawn, Task
+from bmojo.training.parallel.context import ContextParallel
+from bmojo.training.parallel.ranks import Ranks
 
 __all__ = ["Evaluation", "Score", "autocast", "evaluate"]
 
@@ -105,6 +108,7 @@ def evaluate(
     batch: int = 64,
     eidetic: int | None = None,
     precision: str = "float32",
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Judge a model on sequences of a task, as they are: give `task.held_out` for those of judging.
 
@@ -122,6 +126,8 @@ def evaluate(
         Places of the eidetic sets, where the model has them; those of training when left out.
     precision : {"float32", "bfloat16"}
         Of the passes.
+    ranks : Ranks, optional
+        The processes that share the sequences, each of which calls this and gets the same.
 
     Returns
     -------
@@ -140,15 +146,38 @@ def evaluate(
     model.eval()
     try:
         device = next(model.parameters()).device
-        for drawn in _batches(task, sequences, batch, torch.Generator().manual_seed(seed)):
+        for whole in _batches(task, sequences, batch, torch.Generator().manual_seed(seed)):
+            drawn, first, along = _own(whole, model, ranks)
             index = drawn.mask.flatten().nonzero()[:, 0]
-            with autocast(device, precision):
+            with along, autocast(device, precision):
                 hidden = _hidden(model, drawn.tokens.to(device), eidetic)
                 logits = model.readout(hidden.flatten(0, 1)[index.to(device)])  # pyright: ignore[reportCallIssue]
-            tally.add(drawn, index, logits.float())
+            tally.add(drawn, index, logits.float(), first, whole.tokens.shape[1])
     finally:
         model.train(was_training)
+        if ranks is not None and hasattr(
+            model, "reshard"
+        ):  # a backward pass would not find what is left whole
+            model.reshard()  # pyright: ignore[reportCallIssue]
+    if ranks is not None and ranks.size > 1:
+        tally.join(ranks)
     return tally.result()
+
+
+def _own(drawn: Drawn, model: nn.Module, ranks: Ranks | None) -> tuple[Drawn, int, Any]:
+    """This process's sequences and its part of them, the part's first position, and what joins the parts."""
+    if ranks is None or ranks.size == 1:
+        return drawn, 0, nullcontext()
+    batch, length = drawn.tokens.shape
+    rows, part, along = ranks.rows(batch), ranks.columns(length), nullcontext()
+    if ranks.context > 1:
+        along = ContextParallel(ranks.line).along(model, length=length)
+    mask = drawn.mask
+    if rows.start == rows.stop:  # no sequence is left for this process: it goes along, and counts nothing
+        rows, mask = slice(0, 1), torch.zeros_like(mask)
+    parts = {name: (x & mask)[rows, part] for name, x in drawn.parts.items()}
+    tokens = drawn.tokens[rows, part].contiguous()
+    return Batch(tokens, drawn.targets[rows, part], mask[rows, part], parts), part.start, along
 
 
 def _batches(task: Task, sequences: int, batch: int, generator: torch.Generator) -> Iterator[Drawn]:
@@ -173,8 +202,11 @@ class _Tally:
         self.count_by_position = torch.zeros(0, dtype=torch.float64)
         self.parts: dict[str, list[float]] = {}
 
-    def add(self, drawn: Drawn, index: Tensor, logits: Tensor) -> None:
-        """Count the answers (N, V) due at the flat positions `index` (N,) of a batch."""
+    def add(self, drawn: Drawn, index: Tensor, logits: Tensor, first: int, whole: int) -> None:
+        """Count the answers (N, V) due at the flat positions `index` (N,) of sequences' part.
+
+        The part begins at `first` of `whole` positions.
+        """
         targets = drawn.targets.flatten()[index]
         losses = cross_entropy(logits, targets.to(logits.device), reduction="none").double().cpu()
         right = (logits.argmax(-1).cpu() == targets).double()
@@ -183,15 +215,26 @@ class _Tally:
         self.count_of.index_add_(0, targets, torch.ones_like(right))
         length = drawn.tokens.shape[1]
         if not len(self.by_position):
-            self.by_position = torch.zeros(length, dtype=torch.float64)
-            self.count_by_position = torch.zeros(length, dtype=torch.float64)
-        self.by_position.index_add_(0, index % length, losses)
-        self.count_by_position.index_add_(0, index % length, torch.ones_like(losses))
+            self.by_position = torch.zeros(whole, dtype=torch.float64)
+            self.count_by_position = torch.zeros(whole, dtype=torch.float64)
+        self.by_position.index_add_(0, first + index % length, losses)
+        self.count_by_position.index_add_(0, first + index % length, torch.ones_like(losses))
         for name, part in drawn.parts.items():
             inside = part.flatten()[index]
             sums = self.parts.setdefault(name, [0.0, 0.0, 0.0])
             for i, values in enumerate((losses, right, torch.ones_like(right))):
                 sums[i] += float(values[inside].sum())
+
+    def join(self, ranks: Ranks) -> None:
+        """Add what the other processes counted."""
+        names = list(self.parts)
+        sums = torch.tensor(
+            [self.loss, *(x for name in names for x in self.parts[name])], dtype=torch.float64
+        )
+        counted = (self.right_of, self.count_of, self.by_position, self.count_by_position)
+        self.right_of, self.count_of, self.by_position, self.count_by_position = map(ranks.total, counted)
+        self.loss, *rest = ranks.total(sums).tolist()
+        self.parts = {name: rest[3 * i : 3 * i + 3] for i, name in enumerate(names)}
 
     def result(self) -> Evaluation:
         """The means."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,6 +16,12 @@ class Interruption:
 
     Signals reach the main thread alone; elsewhere nothing is changed, and `KeyboardInterrupt` comes as ever.
 
+    Parameters
+    ----------
+    same : float
+        Seconds within which a second signal is the first one's echo: where a launcher passes on to its
+        processes what a terminal has sent them already.
+
     Examples
     --------
     >>> import signal
@@ -25,8 +32,8 @@ class Interruption:
     True
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, *, same: float = 0.0) -> None:
+        self.asked, self._same, self._since = False, same, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -43,6 +50,7 @@ class Interruption:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and time.monotonic() - self._since >= self._same:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self._since = True, time.monotonic()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.distributed.tensor import DTensor
 
-from bmojo.layer import BMojo
 from bmojo.tasks.protocol import Drawn, Task
-from bmojo.training.evaluation import autocast
 from bmojo.training.interruption import Interruption
 from bmojo.training.logs import Watch
 from bmojo.training.options import TrainOptions
+from bmojo.training.parallel.ranks import Ranks
+from bmojo.training.parallel.step import Gradient, sharded
 from bmojo.training.standing import Fitted, Run, Stage
 
 __all__ = ["Fitted", "Stage", "fit"]
@@ -31,6 +30,7 @@ def fit(
     watch: Watch | None = None,
     board: bool = False,
     on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Fitted:
     r"""Train a model on tasks, stage after stage, with one schedule over all of them.
 
@@ -53,6 +53,8 @@ def fit(
         Whether curves are written for TensorBoard, into the folder.
     on_step : callable, optional
         Called with the step's number (from 1) and its loss.
+    ranks : Ranks, optional
+        The processes that share the work, each of which calls this; this one alone when left out.
 
     Returns
     -------
@@ -83,18 +85,22 @@ def fit(
     """
     if sum(stage.steps for stage in stages) != options.steps:
         raise ValueError(f"fit: {[stage.steps for stage in stages]} steps came, options say {options.steps}.")
-    run = Run(model, stages, options, folder, board)
+    ranks = Ranks(device=next(model.parameters()).device) if ranks is None else ranks
+    for stage in stages:
+        ranks.check(options.batch, stage.task.length)
+    gradient = Gradient(sharded(model, ranks), ranks, options)
+    run = Run(model, stages, options, folder, board, ranks)
     told, step = run.told, run.told.step
     reads = on_step is not None or _at_once(model)
     model.train()
-    with Interruption() as interruption:
+    with Interruption(same=1.0 if ranks.size > 1 else 0.0) as interruption:
         try:
             while not told.ended:
                 began = time.monotonic()
                 for group in run.optimizer.param_groups:
                     group["lr"] = options.rate_at(step)
                 drawn = [_task_at(stages, step).sample(options.batch, run.generator) for _ in run.passes]
-                loss, norm = _step(model, run.optimizer, drawn, options)
+                loss, norm = _step(gradient, run.optimizer, drawn)
                 step = told.step = step + 1
                 run.take(loss, wait=reads or _due(step, options.log_every, options.steps))
                 told.seconds += time.monotonic() - began
@@ -110,13 +116,12 @@ def fit(
                     watch.step(step, loss=run.known, tokens=sum(d.tokens.numel() for d in drawn))
                 if on_step is not None:
                     on_step(step, told.losses[-1])
+                asked = ranks.agreed(interruption.asked)
                 if run.checkpoints and (
-                    interruption.asked
-                    or told.ended
-                    or (options.checkpoint_every and step % options.checkpoint_every == 0)
+                    asked or told.ended or (options.checkpoint_every and step % options.checkpoint_every == 0)
                 ):
                     run.save()
-                if interruption.asked:
+                if asked:
                     raise KeyboardInterrupt(run.where())
         finally:
             run.close()
@@ -142,36 +147,14 @@ def _task_at(stages: Sequence[Stage], step: int) -> Task:
 
 
 def _step(
-    model: Any, optimizer: torch.optim.Optimizer, drawn: Sequence[Drawn], options: TrainOptions
+    gradient: Gradient, optimizer: torch.optim.Optimizer, drawn: Sequence[Drawn]
 ) -> tuple[Tensor, Tensor]:
     """One step on the batches of its passes: the loss, and the norm of its gradient, still on the device."""
-    device = next(model.parameters()).device
+    parameters, clip = list(gradient.model.parameters()), gradient.options.clip
     optimizer.zero_grad(set_to_none=True)
-    places = [batch.mask.flatten().nonzero()[:, 0] for batch in drawn]
-    total, losses = sum(len(index) for index in places), []
-    for batch, index in zip(drawn, places, strict=True):
-        answers = batch.targets.flatten()[index].to(device, non_blocking=True)
-        with autocast(device, options.precision):
-            hidden = model.hidden(batch.tokens.to(device, non_blocking=True)).flatten(0, 1)
-            logits = model.readout(hidden[index.to(device, non_blocking=True)])
-        loss = cross_entropy(logits.float(), answers)
-        if len(drawn) > 1:  # the mean over all answers of the step, however they fall to the passes
-            loss = loss * (len(index) / total)
-        loss.backward()
-        losses.append(loss.detach())
-    if len(drawn) > 1:
-        _average_predictors(model, len(drawn))
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    if options.clip:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), options.clip, norm)
+    loss = gradient.take(drawn)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     optimizer.step()
-    return torch.stack(losses).sum(), norm
-
-
-def _average_predictors(model: nn.Module, passes: int) -> None:
-    """The loss of a predictor comes whole with each pass, whatever the share of the pass: take the mean."""
-    for layer in model.modules():
-        if isinstance(layer, BMojo) and layer.config.eidetic:
-            for parameter in layer.predictor.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= passes
+    return loss, norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -7,14 +7,16 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from bmojo.models.files import write_model
 from bmojo.training.checkpoints import write_json
 from bmojo.training.config import Configuration, read_configuration
 from bmojo.training.errors import CheckpointError, DivergedError
@@ -22,6 +24,7 @@ from bmojo.training.logs import Watch
 from bmojo.training.loop import Fitted, Stage, fit
 from bmojo.training.models import build_model
 from bmojo.training.options import TrainOptions
+from bmojo.training.parallel.ranks import Ranks, ranks_here
 
 try:
     import fcntl
@@ -156,7 +159,8 @@ def train(
     folder : path, optional
         Where everything goes; the configuration's own when left out. Without one nothing is written.
     device : str, optional
-        Such as `"cpu"` or `"cuda"`; a GPU if there is one when left out.
+        Such as `"cpu"` or `"cuda"`; a GPU if there is one when left out, of its own for each process that
+        `torchrun` started.
     fresh : bool
         Whether to remove what the folder holds of earlier runs, and begin anew.
     quiet : bool
@@ -196,24 +200,48 @@ def train(
         config = read_configuration(config, changes=changes)
     place = folder if folder is not None else config.folder
     root = None if place is None else Path(place)
-    with nullcontext() if root is None else _held(root):
+    with ExitStack() as open_:
+        ranks = open_.enter_context(ranks_here(config.parallel, device))
         if root is not None:
-            _prepare(root, config, fresh)
-        outcome = _all(config, root, device or ("cuda" if torch.cuda.is_available() else "cpu"), quiet)
+            ranks.first(lambda: _begin(root, config, fresh, open_))
+        outcome = _all(config, root, ranks, quiet or not ranks.main)
         if root is not None:
-            outcome.model.save(root / "model")  # pyright: ignore[reportCallIssue]
-            write_json(root / "results.json", outcome.to_dict())
+            tensors = _gathered(outcome.model, ranks)
+            ranks.first(lambda: _end(root, outcome, tensors))
     return outcome
 
 
-def _all(config: Configuration, root: Path | None, device: str, quiet: bool) -> Outcome:
+def _begin(root: Path, config: Configuration, fresh: bool, open_: ExitStack) -> None:
+    """Hold the folder, and see that it is this configuration's."""
+    open_.enter_context(_held(root))
+    _prepare(root, config, fresh)
+
+
+def _end(root: Path, outcome: Outcome, tensors: dict[str, Tensor]) -> None:
+    """Write what came out."""
+    options: Any = outcome.model.options
+    write_model(root / "model", options, tensors)
+    write_json(root / "results.json", outcome.to_dict())
+
+
+def _gathered(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """The model's tensors, whole, in the first process."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if ranks.main:
+            found[name] = whole.cpu()
+    return found
+
+
+def _all(config: Configuration, root: Path | None, ranks: Ranks, quiet: bool) -> Outcome:
     """Every rate with every seed."""
     runs: list[RunResult] = []
     models: dict[float, nn.Module] = {}
     for rate in config.rates:
         for seed in config.seeds:
             own = None if root is None else root / f"rate={rate:g},seed={seed}"
-            run, model = _one(config, rate, seed, own, device, quiet)
+            run, model = _one(config, rate, seed, own, ranks, quiet)
             runs.append(run)
             models.setdefault(rate, model)
     if all(run.fitted.ended == DIVERGED for run in runs):
@@ -259,7 +287,7 @@ def _prepare(root: Path, config: Configuration, fresh: bool) -> None:
 
 
 def _one(
-    config: Configuration, rate: float, seed: int, folder: Path | None, device: str, quiet: bool
+    config: Configuration, rate: float, seed: int, folder: Path | None, ranks: Ranks, quiet: bool
 ) -> tuple[RunResult, nn.Module]:
     """Train one model, or read what came out where that is done."""
     options, stages = config.options(rate, seed), config.stages()
@@ -267,11 +295,13 @@ def _one(
     if not quiet:
         title = config.name if len(config.rates) * len(config.seeds) == 1 else f"{rate:g}, seed {seed}"
         watch = Watch(title, total=options.steps)
-    with torch.random.fork_rng([] if device == "cpu" else [torch.device(device)]):
+    with torch.random.fork_rng([] if ranks.device.type == "cpu" else [ranks.device]):
         torch.manual_seed(seed)
-        model = build_model(config.made_task(), config.model).to(device)
+        model = build_model(config.made_task(), config.model).to(ranks.device)
+        if ranks.rank:  # the same parameters, other dropout
+            torch.manual_seed(seed + (ranks.rank << 32))
         try:
-            fitted = _fitted(model, stages, options, folder, watch, config)
+            fitted = _fitted(model, stages, options, folder, watch, config, ranks)
         finally:
             if watch is not None:
                 watch.close()
@@ -286,22 +316,27 @@ def _fitted(
     folder: Path | None,
     watch: Watch | None,
     config: Configuration,
+    ranks: Ranks,
 ) -> Fitted:
     """Training of one model; where other rates are tried too, one at which it diverges is noted."""
     told = None if folder is None else folder / "diverged.json"
-    if told is not None and told.is_file():
-        return Fitted(ended=DIVERGED, **json.loads(told.read_text(encoding="utf-8")))
+    if told is not None and (before := ranks.first(lambda: _read(told))) is not None:
+        return Fitted(ended=DIVERGED, **before)
     try:
-        return fit(model, stages, options, folder=folder, watch=watch, board=config.tensorboard)
+        return fit(model, stages, options, folder=folder, watch=watch, board=config.tensorboard, ranks=ranks)
     except DivergedError as error:
         if len(config.rates) == 1:
             raise
-        if told is not None:
+        if told is not None and ranks.main:
             told.parent.mkdir(parents=True, exist_ok=True)
             write_json(told, {"step": error.step})
         if watch is not None:
             watch.say(str(error))
         return Fitted(step=error.step, ended=DIVERGED)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _best_rate(config: Configuration, runs: Sequence[RunResult]) -> float:

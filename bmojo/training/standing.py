@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from bmojo.tasks.protocol import Task
-from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.errors import CheckpointError, DivergedError
 from bmojo.training.evaluation import evaluate
 from bmojo.training.logs import Board, JsonLines, Watch
 from bmojo.training.options import TrainOptions
+from bmojo.training.parallel.checkpoint import RankedCheckpoints
+from bmojo.training.parallel.ranks import Ranks
+
+AVERAGES = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 __all__ = ["Fitted", "Run", "Stage"]
 
@@ -77,8 +80,9 @@ class Run:
         options: TrainOptions,
         folder: str | os.PathLike[str] | None,
         board: bool,
+        ranks: Ranks,
     ) -> None:
-        self.model, self.stages, self.options = model, stages, options
+        self.model, self.stages, self.options, self.ranks = model, stages, options, ranks
         self.passes = range(options.accumulate)
         self.generator = torch.Generator().manual_seed(options.seed)
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -88,10 +92,11 @@ class Run:
         self.checkpoints = self._log = self._board = None
         if folder is not None:
             place = Path(folder)
-            self.checkpoints = Checkpoints(place / "checkpoints", keep=options.keep)
+            self.checkpoints = RankedCheckpoints(place / "checkpoints", ranks, keep=options.keep)
             self.restore()
-            self._log = JsonLines(place / "log.jsonl", after=self.told.step)
-            self._board = Board(place / "tensorboard", after=self.told.step) if board else None
+            if ranks.main:
+                self._log = JsonLines(place / "log.jsonl", after=self.told.step)
+                self._board = Board(place / "tensorboard", after=self.told.step) if board else None
 
     def take(self, loss: Tensor, *, wait: bool) -> None:
         """Note a loss; until one waits for it, it stays on its device and is no number."""
@@ -117,6 +122,7 @@ class Run:
             sequences=options.sequences,
             seed=options.evaluation_seed,
             precision=options.precision,
+            ranks=self.ranks,
         )
         line = {"step": told.step} | found.to_dict()
         told.evaluations.append(line)
@@ -160,12 +166,10 @@ class Run:
             return
         self.settle()
         told = self.told
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state = self.optimizer.state_dict()["state"]
-        for i, name in enumerate(_in_order(self.optimizer, self.model)):
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in state.get(i, {}).items()}
+        tensors = self._tensors()
         tensors["generator.data"] = self.generator.get_state()
-        tensors["generator.torch"] = torch.get_rng_state()
+        for rank, drawn in enumerate(self.ranks.gathered(torch.get_rng_state())):
+            tensors[f"generator.torch.{rank}" if rank else "generator.torch"] = drawn
         if next(self.model.parameters()).device.type == "cuda":
             tensors["generator.cuda"] = torch.cuda.get_rng_state(next(self.model.parameters()).device)
         tensors["losses"] = torch.tensor(told.losses, dtype=torch.float64)
@@ -179,9 +183,27 @@ class Run:
         }
         self.checkpoints.write(told.step, tensors, values)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """Those of the model and the optimizer, by name."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state = self.optimizer.state_dict()["state"]
+        for i, name in enumerate(_in_order(self.optimizer, self.model)):
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in state.get(i, {}).items()}
+        return tensors
+
+    def _shared_out(self) -> dict[str, Tensor] | None:
+        """Tensors of which each process holds a share, to be read in place; `None` where there are none."""
+        like = {}
+        for name, p in self.model.named_parameters():
+            if hasattr(p, "full_tensor"):
+                like[f"model.{name}"] = p.detach()
+                if p.requires_grad:
+                    like |= {f"optimizer.{name}.{key}": torch.zeros_like(p.detach()) for key in AVERAGES}
+        return like or None
+
     def restore(self) -> None:
         """Go on from the newest checkpoint, where there is one."""
-        found = None if self.checkpoints is None else self.checkpoints.newest()
+        found = None if self.checkpoints is None else self.checkpoints.newest(like=self._shared_out())
         if found is None:
             return
         tensors, values = found
@@ -197,7 +219,9 @@ class Run:
         self.model.load_state_dict(parts["model"])
         self._restore_optimizer(parts.get("optimizer", {}))
         self.generator.set_state(parts["generator"]["data"])
-        torch.set_rng_state(parts["generator"]["torch"])
+        own = parts["generator"].get(f"torch.{self.ranks.rank}" if self.ranks.rank else "torch")
+        if own is not None:
+            torch.set_rng_state(own)
         if "cuda" in parts["generator"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(parts["generator"]["cuda"])
         self.told = Fitted(

@@ -190,9 +190,13 @@ def run(kernel: Callable[..., None], arrays: Sequence[np.ndarray], width: int, t
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:
-    """The tensor's own memory, contiguous; a bfloat16 tensor as its bits (uint16)."""
+    """The tensor's own memory, contiguous, a parameter's copied; a bfloat16 tensor as its bits (uint16)."""
     import torch
 
+    if isinstance(
+        x, torch.nn.Parameter
+    ):  # `fully_shard` takes its memory away, which an array would hold fast
+        x = x.clone()
     x = x.detach().contiguous()
     return (x.view(torch.uint16) if x.dtype is torch.bfloat16 else x).numpy()
 

@@ -255,7 +255,9 @@ class _Sent(torch.autograd.Function):
         if not _computed_anew():
             context.post(list(tensors), context.rank + 1, "forward")
         ctx.context = context
-        ctx.like = [x.detach().to("meta") if _learned(n, x) else None for n, x in zip(names, tensors, strict=True)]
+        ctx.like = [
+            x.detach().to("meta") if _learned(n, x) else None for n, x in zip(names, tensors, strict=True)
+        ]
         return output.view_as(output)
 
     @staticmethod

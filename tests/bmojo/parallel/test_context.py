@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bmojo import BMojo, BMojoConfig, BMojoLM
+from bmojo import BMojoConfig
 from bmojo.training.parallel import ContextParallel, message_bytes
 from tests.layers import MIXERS, RULES, effective, perturbed, predictors_of, tokens
 from tests.tolerances import assert_close
