@@ -16,9 +16,10 @@
 # **An eidetic set has a fixed number of places. Where does a token go when it loses its own, who can find it
 # again, and what is left once the sequence, or the process, has ended?**
 #
-# A layer with a *store* loses nothing: what is pushed out of the set is written to a disk, and each query reads the few
-# stored keys that suit it best, under the same softmax as all other memories. Here a layer that keeps
-# four tokens answers from the whole of a long past, and a second process goes on where the first one stopped.
+# A layer with a *store* loses nothing: what is pushed out of the set is written to a disk, and each query
+# reads the few stored keys that suit it best, under the same softmax as all other memories. Here a layer
+# that keeps four tokens answers from the whole of a long past, and a second process goes on where the first
+# one stopped.
 #
 # You need to know what an attention layer does.
 
@@ -45,8 +46,8 @@ place = Path(folder.name)
 # %% [markdown]
 # ## 1. A store, alone
 #
-# Rows are keys and values; a stream is one layer's memory of one sequence. `search` gives, for each query and head, the
-# rows with the largest inner products. 500 keys, and a query that is one of them, blurred:
+# Rows are keys and values; a stream is one layer's memory of one sequence. `search` gives, for each query
+# and head, the rows with the largest inner products. 500 keys, and a query that is one of them, blurred:
 
 # %%
 keys = torch.nn.functional.normalize(torch.randn(500, 2, 16), dim=-1)
@@ -64,8 +65,8 @@ assert (found.positions[0, :, 0] == 123).all()
 #
 # ## 2. What the set lets go
 #
-# Attach one to a layer. Its set holds four tokens; whatever had to leave in favour of a more surprising one, or never got
-# a place, goes into the store.
+# Attach one to a layer. Its set holds four tokens; whatever had to leave in favour of a more surprising
+# one, or never got a place, goes into the store.
 
 # %%
 config = BMojoConfig(d_model=32, heads=2, window=8, chunk=4, eidetic=4, state_size=4, eidetic_position="none")
@@ -104,15 +105,16 @@ with plot.style():
 plt.show()
 
 # %% [markdown]
-# No token is in two memories that a query sees, and none is in no memory. The layer is not trained, so it looks at all of
-# them alike; a trained one reads the store it was never trained with, and the page
-# [In storage](../storage.md) has the figures.
+# No token is in two memories that a query sees, and none is in no memory. The layer is not trained, so it
+# looks at all of them alike; a trained one reads the store it was never trained with, and the page [In
+# storage](../storage.md) has the figures.
 #
 # ## 3. One softmax, whatever lies where
 #
-# With $o$ the output of the other memories and $L$ the logarithm of their normalizer, reading $r$ more rows gives
-# $p_0 o + \sum_i p_i v_i$ with $p = \operatorname{softmax}(L, q^\top k_1, \dots)$. That is the softmax over everything, so a layer
-# with four places *and a store that is read in full* is a layer with places for all. The only difference is float16.
+# With $o$ the output of the other memories and $L$ the logarithm of their normalizer, reading $r$ more rows
+# gives $p_0 o + \sum_i p_i v_i$ with $p = \operatorname{softmax}(L, q^\top k_1, \dots)$. That is the
+# softmax over everything, so a layer with four places *and a store that is read in full* is a layer with
+# places for all. The only difference is float16.
 
 
 # %%
@@ -148,8 +150,8 @@ plt.show()
 # %% [markdown]
 # ## 4. After the process
 #
-# The rows lie in a folder. A process that ended left them there, one that was killed left all that were committed. Let another
-# Python write a sequence and exit:
+# The rows lie in a folder. A process that ended left them there, one that was killed left all that were
+# committed. Let another Python write a sequence and exit:
 
 # %%
 torch.save(layer.state_dict(), place / "layer.pt")
@@ -159,7 +161,8 @@ from bmojo import BMojo, BMojoConfig
 from bmojo.storage import FlatStore, attach
 place = sys.argv[1]
 torch.set_num_threads(1)
-layer = BMojo(BMojoConfig(d_model=32, heads=2, window=8, chunk=4, eidetic=4, state_size=4, eidetic_position="none")).eval()
+options = dict(d_model=32, heads=2, window=8, chunk=4, eidetic=4, state_size=4)
+layer = BMojo(BMojoConfig(**options, eidetic_position="none")).eval()
 layer.load_state_dict(torch.load(place + "/layer.pt"))
 store = FlatStore(place + "/lasting")
 attach(layer, store, read=6)
@@ -196,8 +199,8 @@ store.close()
 #
 # Write your function, then run its `check_...`; the solution is folded away under each.
 #
-# **Exercise 1: the merge.** Given the output `o` of some keys, the logarithm `L` of their normalizer, and more logits
-# and values, give the output over all.
+# **Exercise 1: the merge.** Given the output `o` of some keys, the logarithm `L` of their normalizer, and
+# more logits and values, give the output over all.
 
 
 # %%
@@ -223,8 +226,8 @@ def check_merged(answer):
 check_merged(merged_solution)
 
 # %% [markdown]
-# **Exercise 2: what it costs.** A row is keys and values of `G` heads of width `d` in float16, with 8 bytes for its
-# place. How many tokens of a model with `layers` layers fit into a disk?
+# **Exercise 2: what it costs.** A row is keys and values of `G` heads of width `d` in float16, with 8 bytes
+# for its place. How many tokens of a model with `layers` layers fit into a disk?
 
 
 # %%
@@ -247,9 +250,9 @@ def check_tokens_on_disk(answer):
 check_tokens_on_disk(tokens_on_disk_solution)
 
 # %% [markdown]
-# **Exercise 3: nothing twice, nothing lost.** From the set at the start of chunk `c` give the positions that only
-# the store holds for the *first* query of that chunk. (A position is eligible once it will have left the window by the end of
-# the chunk, $j \le cC - (w - C + 1)$.)
+# **Exercise 3: nothing twice, nothing lost.** From the set at the start of chunk `c` give the positions
+# that only the store holds for the *first* query of that chunk. (A position is eligible once it will have
+# left the window by the end of the chunk, $j \le cC - (w - C + 1)$.)
 
 
 # %%
@@ -283,5 +286,6 @@ folder.cleanup()
 #
 # - L. Zancato et al., *B'MOJO: Hybrid State Space Realizations of Foundation Models with Eidetic and Fading
 #   Memory*, NeurIPS 2024, [arXiv 2407.06324](https://arxiv.org/abs/2407.06324).
-# - Y. Wu, M. N. Rabe, D. Hutchins, C. Szegedy, *Memorizing transformers*, ICLR 2022: keys and values that are looked up.
+# - Y. Wu, M. N. Rabe, D. Hutchins, C. Szegedy, *Memorizing transformers*, ICLR 2022: keys and values that
+#   are looked up.
 # - T. Dao et al., *FlashAttention*, NeurIPS 2022: parts of a softmax, merged by their normalizers.

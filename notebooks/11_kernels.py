@@ -28,12 +28,12 @@ import os
 import time
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+import bmojo_kernels as bk
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
 import torch
 
-import bmojo_kernels as bk
 from realization import plot
 
 torch.set_num_threads(1)
@@ -80,9 +80,9 @@ wanted = by_definition(*small)
 # %% [markdown]
 # ## 2. The limit
 #
-# The recurrence reads two arrays and writes one, as a product of arrays does, and as little can be computed on
-# the way in either. So its limit is what this machine needs for `torch.mul(a, b, out=...)`, measured here on
-# arrays that are too large for the cache.
+# The recurrence reads two arrays and writes one, as a product of arrays does, and as little can be computed
+# on the way in either. So its limit is what this machine needs for `torch.mul(a, b, out=...)`, measured
+# here on arrays that are too large for the cache.
 
 # %%
 a, b = signals(4, 8192, 256)
@@ -94,10 +94,11 @@ print(f"{moved / 1e6:.0f} MB travel in {1e3 * limit:.1f} ms: {moved / limit / 1e
 # %% [markdown]
 # ## 3. Four ways to write it
 #
-# NumPy does a time step for all channels at once: $T$ calls, each with an array of $B \times C$. Numba compiles
-# the loops themselves, and now their *order* counts. With time innermost, as in the definition, each step waits for
-# the one before it and jumps over $C$ numbers; with channels innermost, neighbours lie side by side in memory
-# and are independent of one another, so that eight or sixteen of them fit into one vector instruction.
+# NumPy does a time step for all channels at once: $T$ calls, each with an array of $B \times C$. Numba
+# compiles the loops themselves, and now their *order* counts. With time innermost, as in the definition,
+# each step waits for the one before it and jumps over $C$ numbers; with channels innermost, neighbours lie
+# side by side in memory and are independent of one another, so that eight or sixteen of them fit into one
+# vector instruction.
 
 
 # %%
@@ -196,14 +197,14 @@ print("a scan from the end gives the gradients that `linear_scan` gives")
 # %% [markdown]
 # ## 5. Why chunks, then
 #
-# On a processor with a few cores, channels are enough to keep it busy. A GPU has a hundred thousand lanes, and a
-# batch of one has no more than $C$ recurrences: most of the chip would watch. Two facts make time itself parallel.
-# Steps compose, since applying $(a_1, b_1)$ and then $(a_2, b_2)$ is applying
+# On a processor with a few cores, channels are enough to keep it busy. A GPU has a hundred thousand lanes,
+# and a batch of one has no more than $C$ recurrences: most of the chip would watch. Two facts make time
+# itself parallel. Steps compose, since applying $(a_1, b_1)$ and then $(a_2, b_2)$ is applying
 #
 # $$(a_1, b_1) \circ (a_2, b_2) = (a_1 a_2,\; a_2 b_1 + b_2),$$
 #
-# and composition is associative. So let every *chunk* of steps run by itself from zero, carry only the ends of the
-# chunks across, and add to each state what entered its chunk:
+# and composition is associative. So let every *chunk* of steps run by itself from zero, carry only the ends
+# of the chunks across, and add to each state what entered its chunk:
 #
 # $$h_t = h_t^{\text{local}} + \Big(\prod_{s \le t \text{ in the chunk}} a_s\Big)\, h_{\text{entering}} .$$
 
@@ -250,8 +251,8 @@ plt.show()
 #
 # ## 6. Who runs it
 #
-# One function stands before all of this; the tensor's device decides. There is never a slow path that is taken in
-# silence.
+# One function stands before all of this; the tensor's device decides. There is never a slow path that is
+# taken in silence.
 
 # %%
 for device in ("cpu", "cuda"):
@@ -316,9 +317,9 @@ def check_by_doubling(answer):
 check_by_doubling(by_doubling_solution)
 
 # %% [markdown]
-# **Exercise 3: never divide.** The sum form $h_t = p_t \sum_{s \le t} b_s / p_s$ with $p_t = a_1 \cdots a_t$ needs no
-# loop at all, and is a trap. Find the first $t$ at which it is no longer finite in float32 for a constant decay `a`
-# (let `b` be one).
+# **Exercise 3: never divide.** The sum form $h_t = p_t \sum_{s \le t} b_s / p_s$ with $p_t = a_1 \cdots
+# a_t$ needs no loop at all, and is a trap. Find the first $t$ at which it is no longer finite in float32
+# for a constant decay `a` (let `b` be one).
 
 
 # %%
