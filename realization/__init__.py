@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from realization import interop, plot, stream
+from realization import distributed, interop, plot, stream
 from realization.errors import (
     CalibrationWarning,
     ConvergenceError,
@@ -137,6 +137,7 @@ from realization.signals import (
     regular_record,
     sensor_fault,
 )
+from realization.streaming import stream_file
 from realization.systems import (
     BalancedTruncation,
     CanonicalForm,
@@ -283,6 +284,7 @@ __all__ = [
     "delay_inputs",
     "describe_data",
     "detect_changes",
+    "distributed",
     "era",
     "era_dc",
     "estimate_order",
@@ -354,6 +356,7 @@ __all__ = [
     "stochastic_realization",
     "stochastically_balanced",
     "stream",
+    "stream_file",
     "subspace_orders",
     "symbolic",
     "time_limited_gramians",

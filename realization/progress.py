@@ -21,12 +21,22 @@ class Progress:
         Written before the bar.
     shown : bool, optional
         Always or never; when left out, on a terminal, and only for work that takes longer than a second.
+    unit : str
+        What a step is.
     """
 
-    def __init__(self, what: str, *, shown: bool | None = None) -> None:
+    def __init__(self, what: str, *, shown: bool | None = None, unit: str = "model") -> None:
         hidden = not sys.stderr.isatty() if shown is None else not shown
         delay = DELAY if shown is None else 0.0
-        self._bar = tqdm(total=0, desc=what, unit="model", disable=hidden, delay=delay, leave=False)
+        self._bar = tqdm(
+            total=0,
+            desc=what,
+            unit=unit,
+            unit_scale=unit != "model",
+            disable=hidden,
+            delay=delay,
+            leave=False,
+        )
 
     def __enter__(self) -> Progress:
         return self

@@ -125,6 +125,10 @@ class StreamingFactorization(WindowSums):
             part = slice(begin, begin + STRETCH)
             self._take(np.hstack([chunk.inputs[part], chunk.y[part]]))
 
+    def end_record(self) -> None:
+        """Let what comes next be a record of its own: no window reaches from the one into the other."""
+        self._close()
+
     def factorization(self) -> Factorization:
         """Triangular factor of what was seen, in units of each column's standard deviation.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from realization.errors import DataError
 from realization.signals.data import IOData
 
-__all__ = ["read_csv"]
+__all__ = ["check_width", "column_number", "form_of_text", "read_csv", "rows_of_text", "values_of"]
 
 Column = str | int
 Row = tuple[int, list[str]]  # line number in the file, cells
 DELIMITERS = ("\t", ";", ",", None)  # None: any white space
 SAMPLED_LINES = 50
+LONGEST_LINE = 1_000_000
 
 
 def read_csv(
@@ -68,9 +69,11 @@ def read_csv(
     if not wanted["outputs"]:
         raise DataError("read_csv: name at least one output column.")
     header, rows = _table(place, [*wanted["outputs"], *wanted["inputs"]])
-    width = _check_width(place, header, rows)
-    columns = {side: [_number(place, c, header, width) for c in names] for side, names in wanted.items()}
-    values = {side: _values(place, rows, numbers, header) for side, numbers in columns.items()}
+    width = check_width(place, header, rows)
+    columns = {
+        side: [column_number(place, c, header, width) for c in names] for side, names in wanted.items()
+    }
+    values = {side: values_of(place, rows, numbers, header) for side, numbers in columns.items()}
     names = {side: [header[c] for c in numbers] if header else [] for side, numbers in columns.items()}
     u = values["inputs"] if columns["inputs"] else None
     return IOData(values["outputs"], u, dt, output_names=names["outputs"], input_names=names["inputs"])
@@ -89,6 +92,15 @@ def _table(place: Path, wanted: Sequence[Column]) -> tuple[list[str], list[Row]]
     rows = _rows(place)
     while rows and not any(rows[-1][1]):
         rows.pop()
+    header = _header(place, rows, wanted)
+    rows = rows[1:] if header else rows
+    if len(rows) < 2:
+        raise DataError(f"read_csv: {place} has {len(rows)} rows of data; at least 2 samples are needed.")
+    return header, rows
+
+
+def _header(place: Path, rows: Sequence[Row], wanted: Sequence[Column]) -> list[str]:
+    """Cells of the first row where it names the columns, else none."""
     if not rows:
         raise DataError(f"read_csv: {place} holds no data.")
     first = rows[0][1]
@@ -99,11 +111,48 @@ def _table(place: Path, wanted: Sequence[Column]) -> tuple[list[str], list[Row]]
             f"read_csv: {place} has no header row to find column {by_name[0]!r} in; name columns by "
             f"number, 0 to {len(_trimmed(first)) - 1}."
         )
-    header = _trimmed(first) if has_header else []
-    rows = rows[1:] if has_header else rows
-    if len(rows) < 2:
-        raise DataError(f"read_csv: {place} has {len(rows)} rows of data; at least 2 samples are needed.")
-    return header, rows
+    return _trimmed(first) if has_header else []
+
+
+def form_of_text(place: Path, wanted: Sequence[Column]) -> tuple[list[str], str | None, int]:
+    """Header, delimiter and number of columns of a text file, from its first lines."""
+    lines = []
+    try:
+        with place.open(encoding="utf-8-sig") as file:
+            while len(lines) < SAMPLED_LINES and (line := file.readline(LONGEST_LINE)):
+                if len(line) >= LONGEST_LINE or "\0" in line:
+                    raise DataError(f"read_csv: {place} is a binary file; a text file is needed.")
+                lines += [line.rstrip("\n")] if line.strip() else []
+    except UnicodeDecodeError as error:
+        raise DataError(f"read_csv: {place} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    if lines and lines[0].lstrip().startswith("#"):
+        lines[0] = lines[0].lstrip().removeprefix("#")
+    try:
+        delimiter = _delimiter(lines)
+        rows = [(number, _cells(line, delimiter)) for number, line in enumerate(lines, start=1)]
+    except csv.Error as error:
+        raise DataError(f"read_csv: {place} is no table of numbers: {error}.") from None
+    header = _header(place, rows, wanted)
+    return header, delimiter, len(_trimmed(header or rows[0][1]))
+
+
+def rows_of_text(place: Path, delimiter: str | None, *, skip_header: bool) -> Iterator[Row]:
+    """Numbered cells of a text file, line by line."""
+    with place.open(encoding="utf-8-sig") as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE):
+            number += 1
+            if len(line) >= LONGEST_LINE:
+                raise DataError(f"read_csv: line {number} of {place} has no end; a text file is needed.")
+            if not line.strip():
+                continue
+            if skip_header:
+                skip_header = False
+                continue
+            try:
+                yield number, _cells(line.rstrip("\n"), delimiter)
+            except csv.Error as error:
+                raise DataError(f"read_csv: line {number} of {place}: {error}.") from None
 
 
 def _text(place: Path) -> str:
@@ -171,10 +220,10 @@ def _trimmed(cells: Sequence[str]) -> list[str]:
     return list(cells[: last + 1])
 
 
-def _check_width(place: Path, header: Sequence[str], rows: Sequence[Row]) -> int:
+def check_width(place: Path, header: Sequence[str], rows: Sequence[Row], width: int | None = None) -> int:
     """Number of columns; every row must have as many cells, empty ones beyond them apart."""
     first = header or rows[0][1]
-    width = len(_trimmed(first))
+    width = len(_trimmed(first)) if width is None else width
     for number, cells in rows:
         if len(cells) < width or any(cells[width:]):
             raise DataError(
@@ -184,7 +233,7 @@ def _check_width(place: Path, header: Sequence[str], rows: Sequence[Row]) -> int
     return width
 
 
-def _number(place: Path, column: Column, header: Sequence[str], width: int) -> int:
+def column_number(place: Path, column: Column, header: Sequence[str], width: int) -> int:
     """Number of a column given by name or number."""
     if isinstance(column, str):
         if header.count(column) == 1:
@@ -201,9 +250,10 @@ def _number(place: Path, column: Column, header: Sequence[str], width: int) -> i
     return int(column)
 
 
-def _values(
+def values_of(
     place: Path, rows: Sequence[Row], columns: Sequence[int], header: Sequence[str]
 ) -> NDArray[np.float64]:
+    """Numbers of some columns; a cell that is none is named with its row."""
     values = np.empty((len(rows), len(columns)))
     for j, column in enumerate(columns):
         for i, (number, cells) in enumerate(rows):

@@ -149,7 +149,7 @@ def _columns(table: Table, names: Sequence[str], place: Path) -> Array | None:
 
 def _from_text(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[str, str]]:
     header, rows = readers._table(place, wanted)
-    width = readers._check_width(place, header, rows)
+    width = readers.check_width(place, header, rows)
     names = header or [str(number) for number in range(width)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if any(name in twice for name in wanted):

@@ -244,6 +244,7 @@ def _signals(data: rz.IOData) -> dict[str, dict[str, Any]]:
         "IOData": {"y": y, "u": np.array(data.inputs), "dt": 0.1},
         "fit_percent": {"y": y, "y_hat": y + 0.1},
         "gap_free": {"data": data},
+        "stream_file": {"source": data, "block_rows": 4, "chunk": 50, "progress": False},
         "inspect_data": {"data": data},
         "one_hot": {"codes": np.array([0, 1, 2, 1])},
         "regular_record": {"time": time, "y": y, "u": np.array(data.inputs)},
