@@ -66,8 +66,8 @@ class BMojo(Projections):
 
     seed: Tensor | None
     storage: StoredMemory | None = None
-    # Of the tokens over which the predictor's loss is a mean, those of one pass: less than all where a batch or
-    # a sequence is shared out.
+    # Of the tokens over which the predictor's loss is a mean, those of one pass: less than all where a batch
+    # or a sequence is shared out.
     prediction_share: float = 1.0
 
     def __init__(self, config: BMojoConfig) -> None:

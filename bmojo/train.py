@@ -1,4 +1,4 @@
-"""`python -m bmojo.train CONFIG.toml`, as `torchrun` starts it; imported, it is the function `bmojo.train`."""
+"""`python -m bmojo.train CONFIG.toml`, as `torchrun` starts it; imported, it is the function of that name."""
 
 from __future__ import annotations
 

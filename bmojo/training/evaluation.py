@@ -155,9 +155,8 @@ def evaluate(
             tally.add(drawn, index, logits.float(), first, whole.tokens.shape[1])
     finally:
         model.train(was_training)
-        if ranks is not None and hasattr(
-            model, "reshard"
-        ):  # a backward pass would not find what is left whole
+        if ranks is not None and hasattr(model, "reshard"):
+            # Parameters that are left whole would have no gradient in the next pass.
             model.reshard()  # pyright: ignore[reportCallIssue]
     if ranks is not None and ranks.size > 1:
         tally.join(ranks)
@@ -165,7 +164,7 @@ def evaluate(
 
 
 def _own(drawn: Drawn, model: nn.Module, ranks: Ranks | None) -> tuple[Drawn, int, Any]:
-    """This process's sequences and its part of them, the part's first position, and what joins the parts."""
+    """The process's own sequences, its part of them, the part's first position, and what joins the parts."""
     if ranks is None or ranks.size == 1:
         return drawn, 0, nullcontext()
     batch, length = drawn.tokens.shape
@@ -228,9 +227,7 @@ class _Tally:
     def join(self, ranks: Ranks) -> None:
         """Add what the other processes counted."""
         names = list(self.parts)
-        sums = torch.tensor(
-            [self.loss, *(x for name in names for x in self.parts[name])], dtype=torch.float64
-        )
+        sums = torch.tensor([self.loss, *(x for n in names for x in self.parts[n])], dtype=torch.float64)
         counted = (self.right_of, self.count_of, self.by_position, self.count_by_position)
         self.right_of, self.count_of, self.by_position, self.count_by_position = map(ranks.total, counted)
         self.loss, *rest = ranks.total(sums).tolist()

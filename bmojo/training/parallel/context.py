@@ -255,9 +255,8 @@ class _Sent(torch.autograd.Function):
         if not _computed_anew():
             context.post(list(tensors), context.rank + 1, "forward")
         ctx.context = context
-        ctx.like = [
-            x.detach().to("meta") if _learned(n, x) else None for n, x in zip(names, tensors, strict=True)
-        ]
+        learned = [_learned(*item) for item in zip(names, tensors, strict=True)]
+        ctx.like = [x.to("meta") if yes else None for x, yes in zip(tensors, learned, strict=True)]
         return output.view_as(output)
 
     @staticmethod

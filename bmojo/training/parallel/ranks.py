@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """This process among those of a run; alone when made without a process group.
+    """One process among those of a run; alone when made without a process group.
 
     Ranks form a grid: `data` rows of `context` processes each. A row shares sequences of the batch, the
     processes in a row follow one another along these.

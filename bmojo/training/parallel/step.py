@@ -88,7 +88,7 @@ class Gradient:
                 "share out the batch (context = 1)."
             )
         self.fsdp = ranks.size > 1 and ranks.options.data == "fsdp"
-        # A wave over the pieces of a batch runs backwards after it ran forwards: there the sum is taken behind it.
+        # A wave over pieces of a batch runs backwards after it ran forwards: the sum is taken behind it.
         self.wrapped = ranks.size > 1 and not self.fsdp and self.context is None
         if self.wrapped:
             from torch.nn.parallel import DistributedDataParallel

@@ -1,4 +1,4 @@
-"""Training on several processes: the losses of one, whatever is shared out; checkpoints that any number reads."""
+"""Training on several processes: the losses of one; checkpoints that any number of them reads."""
 
 from __future__ import annotations
 
