@@ -10,7 +10,7 @@ export REALIZATION_DATA ?= $(abspath $(wildcard ../shared/data/sysid))
 .DEFAULT_GOAL := help
 
 help:  ## show what each target does
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % v[:2])'
@@ -50,6 +50,15 @@ docs: $(VENV)/stamp-docs  ## build the documentation into docs/_build/html
 bench: $(VENV)/stamp-bench  ## run the benchmarks, one JSON file each under benchmarks/results
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+# The eight questions in order; what was done before is taken over, and an interrupted run goes on.
+EVIDENCE := recall selection length mad language storage growth theory
+
+results-quick: $(VENV)/stamp-bench  ## train and judge every model of the evidence at its quick size (CPU, hours)
+	for name in $(EVIDENCE); do $(BIN)/python benchmarks/evidence_$$name.py --size quick || exit 1; done
+
+results-full: $(VENV)/stamp-bench  ## the same at the full size, on a GPU
+	for name in $(EVIDENCE); do $(BIN)/python benchmarks/evidence_$$name.py --size full --device cuda || exit 1; done
+
 # Needs no installation: on a machine with a GPU, its own python3 with torch and Triton will do.
 gpu-check:  ## on a machine with a GPU: are its kernels right, and how fast (GPU_PYTHON=..., GPU_OPTIONS=--dry)
 	PYTHONPATH=.:kernels $(or $(GPU_PYTHON),$(PYTHON)) benchmarks/gpu_check.py $(GPU_OPTIONS)
@@ -71,4 +80,4 @@ release-check: $(VENV)/stamp-release  ## build wheel and archive, check them, in
 clean:  ## remove what was built (the environment stays)
 	rm -rf out docs/_build docs/_generated .pytest_cache .ruff_cache
 
-.PHONY: help demo test test-all lint format docs bench gpu-check goals notebook release-check clean
+.PHONY: help demo test test-all lint format docs bench results-quick results-full gpu-check goals notebook release-check clean

@@ -154,7 +154,7 @@ def on_signals(size: Size, system: int) -> dict[str, Any]:
     record = LinearShocks(length=2000, states=size.states, system=system)
     seen = record.signals(1, torch.Generator().manual_seed(3)).y[0].numpy()
     exact = drawn.e.square()
-    options = {"window": size.window, "chunk": size.chunk, "eidetic": size.budget}
+    options: dict[str, Any] = {"window": size.window, "chunk": size.chunk, "eidetic": size.budget}
     layer = lift_layer(task.model, **options)
     identified = lift_layer(rz.identify(rz.IOData(seen[:, None]), progress=False).model, **options)
     trace = layer.trace(drawn.y.unsqueeze(-1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib
 import json
 import os
 import shutil
@@ -126,6 +127,15 @@ def tabulate_results(source: Path, page: Path) -> int:
     return count
 
 
+def collect_evidence(results: Path, target: Path) -> list[str]:
+    """Write a page of each question of the evidence with its pictures; returns those that were run."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("evidence_pages").write_pages(results, target)
+    finally:
+        sys.path.pop(0)
+
+
 def pages_left_unrun(notes: Path) -> list[str]:
     """Pages whose cells read measured records, where there are none; the notes that they include say so."""
     pages = [
@@ -164,9 +174,11 @@ def main(argv: list[str] | None = None) -> int:
     notebooks = convert_notebooks(ROOT / "notebooks", DOCS / "notebooks")
     pictures = collect_demo(options.demo, DOCS / "_generated" / "demo")
     rows = tabulate_results(ROOT / "benchmarks" / "results", DOCS / "_generated" / "measured.md")
+    answered = collect_evidence(ROOT / "benchmarks" / "results", DOCS / "_generated" / "evidence")
     pages_left_unrun(DOCS / "_generated")
     print(
-        f"{len(notebooks)} notebooks, {len(pictures)} pictures of the demo, {rows} rows measured",
+        f"{len(notebooks)} notebooks, {len(pictures)} pictures of the demo, {rows} rows measured, "
+        f"{len(answered)} questions answered",
         file=sys.stderr,
     )
     doctrees = str(options.out.parent / "doctrees")

@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = [
     "_build",
     "_generated/demo.md",
+    "_generated/evidence",
     "_generated/measured.md",
     "_generated/walkthrough.md",
     "_generated/demo/*",
