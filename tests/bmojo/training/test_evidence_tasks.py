@@ -184,21 +184,37 @@ def test_what_language_measures_adds_up():
     assert sum(part["count"] for part in bands) == parts["recalled"]["count"]
 
 
-def test_a_store_answers_what_the_set_cannot_hold():
+def test_pairs_are_stored_and_the_store_is_taken_away_again():
     import evidence_storage as storage
 
-    size = replace(
-        storage.SIZES["quick"], vocabulary=64, pairs=2, stored=(3, 20), asked=8, gap=8, piece=16, timed=2
-    )
+    size = replace(storage.SIZES["quick"], vocabulary=64, pairs=2, stored=(3, 20), gap=8, blocks=2, timed=2)
+    size = replace(size, piece=16)
     torch.manual_seed(0)
     model = BMojoLM(64, [BMojoConfig(d_model=16, heads=2, window=8, eidetic=4, state_size=4)] * 2).eval()
     table = storage.measure(model, size)["stored"]
     assert [row["pairs"] for row in table] == [3, 20]
     for row in table:
-        assert row["tokens"] == 2 * row["pairs"] + 8 + 8
-        assert 0 < row["rows"] <= 2 * (row["tokens"] + 2)
+        most = 2 * row["pairs"] + 8 + 2  # one row a token that has left the window and the set
+        assert row["rows"] <= 2 * most
         assert min(row[which][what] for which in ("with", "without") for what in ("read_ms", "step_ms")) > 0
-    assert all(block.layer.storage is None for block in model.blocks), "the store is taken away again"
+    assert table[1]["rows"] >= 2 * (2 * 20 + 8 + 2 - 2 * 8 - 4)
+    assert all(block.layer.storage is None for block in model.blocks)
+
+
+def test_new_names_are_like_the_keys_and_the_rest_stays():
+    import evidence_storage as storage
+
+    torch.manual_seed(0)
+    model = BMojoLM(40, [BMojoConfig(d_model=8, heads=2, window=8, eidetic=4, state_size=4)]).eval()
+    found = storage.with_names(model, 40_000, 0)
+    assert torch.equal(found.embedding.weight[:40], model.embedding.weight)
+    keys, new = model.embedding.weight[1:20].detach(), found.embedding.weight[40:].detach()
+    error = 5 * keys.std(0).max() / math.sqrt(len(new))
+    assert float((new.mean(0) - keys.mean(0)).abs().max()) < error
+    spread = float(keys.T.cov().diagonal().max())
+    assert float((new.T.cov() - keys.T.cov()).abs().max()) < 5 * spread * math.sqrt(2 / len(new))
+    tokens = torch.randint(40, (2, 30))
+    assert torch.equal(found.hidden(tokens), model.hidden(tokens))
 
 
 def test_mads_row_names_the_best_of_the_others():
