@@ -189,17 +189,16 @@ def storage(found: Found) -> Any:
             return [float(np.mean([t[i][which][what] for t in tables])) for i in range(len(pairs))]
 
         look = {"color": COLOURS[colour], "marker": "o", "ms": 4}
-        left.plot(pairs, [100 * x for x in mean("accuracy")], label=f"{which} a store", **look)
+        left.plot(pairs, [100 * x for x in mean("accuracy")], **look)
         for what, dashes in (("read_ms", "-"), ("step_ms", DASHED)):
             title = {"read_ms": "reading", "step_ms": "going on"}[what]
-            right.plot(pairs, mean(what), ls=dashes, label=f"{title}, {which}", **look)
+            right.plot(pairs, mean(what), ls=dashes, label=f"{title}, {which} a store", **look)
     for ax in (left, right):
         ax.set_xscale("log")
     right.set_yscale("log")
     _accuracy(left, "Recall", "pairs read in beforehand")
     right.set(title="Time", xlabel="pairs read in beforehand", ylabel="ms a token")
-    left.legend(loc="lower left")
-    right.legend(loc="upper left", fontsize=8.5)
+    _below(figure, right, 4)
     return figure
 
 
