@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from _results import Row, write_results
-from distributed import Client, LocalCluster
 from numpy.lib import format as npy
 
 import realization as rz
@@ -69,10 +68,7 @@ def main() -> None:
         path = Path(folder, "record.npy")
         write_record(path, length)
         for workers in (1, 2):
-            with (
-                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-                Client(cluster) as client,
-            ):
+            with rz.distributed.local_client(workers) as client:
                 client.run(warm)
                 begin = time.perf_counter()
                 seen = rz.distributed.factorize(path, part=PART, client=client, **taken)

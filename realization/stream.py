@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from realization.archives import load_arrays
 from realization.errors import DataError, ExcitationError, ExcitationWarning, ShapeError
 from realization.files import write_atomically
 from realization.identification.closed_loop import Method, predictor_realization
@@ -345,7 +346,9 @@ class StreamingFactorization(WindowSums):
             If the file is not there, or is no such state.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls._from_arrays({name: stored[name] for name in STORED})
+            stored = load_arrays(path)
+            if not isinstance(stored, dict):
+                raise ValueError("one array, not several")
+            return cls._from_arrays({name: stored[name] for name in STORED})
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"load: {path} holds no state of a stream ({error}).") from None

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from realization.archives import load_arrays
 from realization.arguments import check_whole
 from realization.errors import DataError
 from realization.files import write_atomically
@@ -169,8 +170,9 @@ def _read_checkpoint(
         begin = len(MAGIC) + 32
         if raw[: len(MAGIC)] != MAGIC or raw[len(MAGIC) : begin] != hashlib.sha256(raw[begin:]).digest():
             raise ValueError("its checksum is another")
-        with np.load(io.BytesIO(raw[begin:]), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored}
+        arrays = load_arrays(raw[begin:])
+        if not isinstance(arrays, dict):
+            raise ValueError("it holds one array")
         header = json.loads(str(arrays.pop("header")))
         seen = StreamingFactorization._from_arrays(arrays)
     except (OSError, KeyError, ValueError) as error:

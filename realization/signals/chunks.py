@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.archives import named_errors
 from realization.errors import DataError
 from realization.signals import readers
 from realization.signals.data import IOData
@@ -150,7 +151,8 @@ def _npy(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]:
         # A fresh map for each chunk: pages that were read are given back with it.
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
-    table = opened()
+    with named_errors():
+        table = opened()
     if table.dtype.names is None and table.ndim not in (1, 2):
         raise DataError(f"stream: {path} has shape {table.shape}; (T, columns) or (T,) is needed.")
     width = 1 if table.ndim == 1 else table.shape[1]

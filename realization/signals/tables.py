@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.archives import load_arrays
 from realization.errors import DataError
 from realization.signals import readers
 from realization.signals.data import IOData
@@ -196,7 +197,7 @@ def _from_parquet(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[st
 
 def _from_numpy(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[str, str]]:
     try:
-        content = np.load(place, allow_pickle=False)
+        content = load_arrays(place)
         if isinstance(content, np.ndarray):
             if content.dtype.names:
                 return {name: content[name] for name in content.dtype.names}, {}
@@ -204,8 +205,7 @@ def _from_numpy(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[str,
             if columns.ndim != 2:
                 raise DataError(f"read_data: {place} has shape {content.shape}; at most two axes are needed.")
             return {str(k): column for k, column in enumerate(columns.T)}, {}
-        with content:
-            return _spread({name: content[name] for name in content.files}), {}
+        return _spread(content), {}
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise

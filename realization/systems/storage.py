@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.archives import load_arrays
 from realization.errors import DataError, RealizationError
 from realization.files import write_atomically
 from realization.systems.models import InnovationsModel, StateSpace
@@ -176,11 +177,11 @@ def _decode_npz(raw: bytes, place: Path) -> Content:
             # Checksums first: a damaged array header could otherwise ask for any amount of memory.
             if archive.testzip() is not None:
                 raise _damaged(place, "a checksum does not match")
-        with np.load(io.BytesIO(raw), allow_pickle=False) as entries:
-            if HEADER not in entries:
-                raise _foreign(place)
-            header = json.loads(str(entries[HEADER]))
-            arrays = {name: entries[name] for name in entries if name != HEADER}
+        entries = load_arrays(raw)
+        if not isinstance(entries, dict) or HEADER not in entries:
+            raise _foreign(place)
+        header = json.loads(str(entries[HEADER]))
+        arrays = {name: array for name, array in entries.items() if name != HEADER}
     except DataError:
         raise
     except (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:

@@ -95,9 +95,8 @@ def deadly_fit(data: rz.IOData, order: int) -> Any:
 
 @pytest.fixture
 def processes() -> Any:
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        with distributed.Client(cluster) as client:
-            yield client
+    with rz.distributed.local_client(2) as client:
+        yield client
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path):
             stream_file(z, checkpoint=kept, **options)
         assert kept.read_bytes() == bad
     kept.write_bytes(raw)
-    with pytest.raises(rz.DataError, match="another work.*block_rows"):
+    with pytest.raises(rz.DataError, match=r"another work.*block_rows"):
         stream_file(z, checkpoint=kept, **options | {"block_rows": 5})
 
 
