@@ -4,8 +4,8 @@ const control = (id) => document.getElementById(id);
 const sliders = ["window", "budget", "fading"].map(control), rule = control("rule"), output = control("output");
 const budgets = [0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128].filter((m) => m <= +control("budget").max);
 const floor = [];
-let colours = {}, drawn = null;
-window.explorer = { updates: 0, milliseconds: 0, slowest: 0, numbers: {} };
+let colours = {}, drawn = null, later = 0;
+window.explorer = { updates: 0, complete: 0, milliseconds: 0, slowest: 0, numbers: {} };
 
 function readColours() {
   const style = getComputedStyle(document.documentElement);
@@ -144,7 +144,12 @@ function drawCurve(found, settings) {
 
 function tell(id, text) { if (control(id).textContent !== text) control(id).textContent = text; }
 
-function update() {
+function onScreen(id) {
+  const { top, bottom } = control(id).getBoundingClientRect();
+  return top < innerHeight && bottom > 0;
+}
+
+function update(whole = false) {
   const began = performance.now();
   const settings = { window: +sliders[0].value, budget: +sliders[1].value, fading: +sliders[2].value, rule: rule.value };
   const found = remember(settings), { state } = found;
@@ -165,14 +170,19 @@ function update() {
   tell("effective", numbers.effective.toFixed(2));
   tell("slowest", state.slowest === null ? "endless" : `${state.slowest.toPrecision(3)}${data.unit.endsWith(", s") ? " s" : ""}`);
   tell("mass", mean.map((x) => `${(100 * x).toFixed(0)} %`).join(", "));
-  drawSignal(found, rebuilt, settings);
-  drawInnovations(found);
-  drawSet(found, settings);
-  drawAttention(found);
-  drawMemory(found, settings);
-  if (state !== drawn) drawHankel(found);
-  drawCurve(found, settings);
-  drawn = state;
+  const views = { signal: () => drawSignal(found, rebuilt, settings), innovations: () => drawInnovations(found),
+    set: () => drawSet(found, settings), attention: () => drawAttention(found), memory: () => drawMemory(found, settings),
+    hankel: () => { if (state !== drawn) drawHankel(found); drawn = state; }, curve: () => drawCurve(found, settings) };
+  // What is on the screen answers at once; the rest, and the curve of all budgets, once the slider rests.
+  const all = Object.keys(views), now = whole ? all : all.filter((id) => id !== "curve" && onScreen(id));
+  const rest = all.filter((id) => !now.includes(id));
+  clearTimeout(later);
+  for (const id of now) views[id]();
+  const number = window.explorer.updates + 1;
+  later = setTimeout(() => {
+    for (const id of rest) views[id]();
+    window.explorer.complete = number;
+  }, 80);
   const took = performance.now() - began, first = !window.explorer.updates;
   Object.assign(window.explorer, { updates: window.explorer.updates + 1, milliseconds: took, numbers,
     slowest: first ? 0 : Math.max(took, window.explorer.slowest) });
@@ -191,8 +201,8 @@ const every = states.flatMap((state) => state.hsv).filter((x) => x > 0);
 floor.push(Math.max(Math.log10(Math.min(...every)), Math.log10(Math.max(...every)) - 6) - 0.1, Math.log10(Math.max(...every)) + 0.1);
 readColours();
 for (const part of [...sliders, rule, output]) part.addEventListener("input", soon);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); drawn = null; update(); });
-update();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); drawn = null; update(true); });
+update(true);
 
 /* Views along time zoom together. */
 const along = ["signal", "innovations", "set", "attention"];

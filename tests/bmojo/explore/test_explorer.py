@@ -56,7 +56,7 @@ class Opened:
     def settle(self, before: int) -> dict:
         """Wait for the page's next update; its numbers (`wait_for_function` would need `eval`)."""
         until = time.monotonic() + 30
-        while self.page.evaluate("explorer.updates") <= before:
+        while self.page.evaluate("explorer.complete") <= before:
             assert time.monotonic() < until, "the page did not answer"
             time.sleep(0.01)
         return self.page.evaluate("explorer.numbers")
