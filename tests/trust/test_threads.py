@@ -20,7 +20,7 @@ CALLS = realization_calls() | kernel_calls()
 
 def shared() -> tuple[Any, ...]:
     """What all code of the process has in common."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return (
         list(warnings.filters), np.geterr(), kind, keys.tolist(), rest, torch.get_rng_state().tolist(),
         torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),
