@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from _results import Row, write_results
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.spawn import spawn
 
 from bmojo import BMojo, BMojoConfig, BMojoLM
 from bmojo.tasks import Batch
@@ -167,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = [(spread, *sizes) for spread in shared.values()]
         told = Path(folder) / "told.json"
-        mp.spawn(worker, (str(Path(folder) / "store"), cases, str(told)), nprocs=2)
+        spawn(worker, (str(Path(folder) / "store"), cases, str(told)), nprocs=2)
         found, (latency, rate) = json.loads(told.read_text())
     tokens = given.batch * given.length
     one = tokens / measured(None, *sizes)["seconds"]

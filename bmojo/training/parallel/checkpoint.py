@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -103,10 +104,9 @@ class RankedCheckpoints(Checkpoints):
         self, step: int, device: str | torch.device, like: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Of the tensors that are shared out this process's share, and the others whole."""
-        import torch.distributed.checkpoint as dcp
         from safetensors.torch import load_file
 
-        path = self._path(step)
+        dcp, path = _library(), self._path(step)
         values = json.loads((path / VALUES).read_text(encoding="utf-8"))
         tensors = load_file(path / TENSORS, device=str(device))
         reader = dcp.HuggingFaceStorageReader(str(path))
@@ -114,6 +114,11 @@ class RankedCheckpoints(Checkpoints):
         like = {name: x for name, x in like.items() if name in there}
         dcp.load(like, storage_reader=reader)
         return {name: x for name, x in tensors.items() if name not in like} | like, values
+
+
+def _library() -> Any:
+    """Loaded where it is used: a run of one process does without."""
+    return importlib.import_module("torch.distributed.checkpoint")
 
 
 def _nothing() -> None:
@@ -135,8 +140,7 @@ def _emptied(part: Path) -> None:
 
 
 def _write_shares(part: Path, shared: dict[str, Tensor]) -> None:
-    import torch.distributed.checkpoint as dcp
-
+    dcp = _library()
     try:
         dcp.save(shared, storage_writer=dcp.HuggingFaceStorageWriter(str(part), save_distributed=True))
     except dcp.CheckpointException as error:  # no Exception of Python's

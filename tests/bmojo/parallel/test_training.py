@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 
@@ -9,7 +10,13 @@ import pytest
 import torch
 
 import bmojo
-from bmojo.training import CheckpointError, Checkpoints, CheckpointWarning, ConfigurationError
+from bmojo.training import (
+    CheckpointError,
+    Checkpoints,
+    CheckpointWarning,
+    ConfigurationError,
+    read_configuration,
+)
 from bmojo.training.parallel import ParallelOptions, Ranks
 from tests.tolerances import assert_close
 
@@ -57,16 +64,14 @@ def trained(spread, folder, changes=None, stop=None):
         rank, step = stop
         from bmojo.training import loop
 
-        agreed = loop.Ranks.agreed
+        agreed, steps = loop.Ranks.agreed, itertools.count(1)
 
         def asking(self, asked):
-            asking.step += 1
-            if asking.step == step and self.rank == rank:
+            if next(steps) == step and self.rank == rank:
                 signal.raise_signal(signal.SIGTERM)
                 asked = True
             return agreed(self, asked)
 
-        asking.step = 0
         loop.Ranks.agreed = asking
         try:
             bmojo.train(configured(spread, changes), folder=folder, device="cpu", quiet=True)
@@ -132,7 +137,7 @@ class TestCheckpoints:
             return two.run(trained, spread, str(tmp_path), None, stop)
 
         for told in run(first, HALF):
-            assert told.startswith("interrupted at step 3")
+            assert str(told).startswith("interrupted at step 3")
         for found in run(then):
             same(found, alone)
         model = bmojo.BMojoLM.load(tmp_path / "model")
@@ -191,8 +196,8 @@ class TestOptions:
             bmojo.train(CONFIG | {"parallel": changes}, quiet=True)
 
     def test_plain_values_give_the_same_configuration(self):
-        config = bmojo.training.read_configuration(CONFIG | {"parallel": {"data": "fsdp"}})
-        assert bmojo.training.read_configuration(config.to_dict()).parallel == config.parallel
+        config = read_configuration(CONFIG | {"parallel": {"data": "fsdp"}})
+        assert read_configuration(config.to_dict()).parallel == config.parallel
         assert json.dumps(config.to_dict())
 
     def test_the_module_is_the_function(self):
