@@ -111,6 +111,7 @@ WRONG = {
         "a whole number is needed, a float came",
     ),
     "truth for a number": (changed(train={"batch": True}), "a whole number is needed, a bool came"),
+    "word for a table": (changed(model={"mixer_options": "conv"}), "a table is needed, a str came"),
     "a number for a list": (changed(train={"rates": 0.1}), r"a list \(a number each\) is needed"),
     "a list of words": (changed(train={"rates": ["fast"]}), r"a list \(a number each\) is needed"),
     "no table": (changed(train=3), r"train: a table is needed, \[train\]"),
