@@ -234,7 +234,7 @@ def fleet(
             for batch in batches
         ]
         for batch, future in zip(batches, futures, strict=True):
-            error = future.exception()
+            error: Any = future.exception()
             if error is None:
                 for name, (fit, failure) in future.result().items():
                     fits.update({} if failure else {name: fit})
@@ -306,7 +306,7 @@ def local_client(workers: int | None = None) -> Iterator[Client]:
     """
     check_whole("local_client", workers=(workers, 1))
     try:
-        import dask
+        import dask.config
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise ImportError("distributed: Dask is not installed: pip install 'realization[dask]'.") from error
@@ -315,7 +315,9 @@ def local_client(workers: int | None = None) -> Iterator[Client]:
     with (
         dask.config.set({name: {**dask.config.get(name, {}), **kept}}),
         LocalCluster(
-            n_workers=workers or multiprocessing.cpu_count(), threads_per_worker=1, dashboard_address=None
+            n_workers=workers or multiprocessing.cpu_count(),
+            threads_per_worker=1,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType]
         ) as cluster,
         Client(cluster) as client,
     ):

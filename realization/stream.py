@@ -36,6 +36,7 @@ __all__ = ["StreamingFactorization"]
 
 Array = NDArray[np.float64]
 STRETCH = 65_536
+MOST_ROWS = 20_000
 
 
 class StreamingFactorization(WindowSums):
@@ -93,6 +94,11 @@ class StreamingFactorization(WindowSums):
             raise DataError(
                 f"StreamingFactorization: n_outputs={n_outputs}, n_inputs={n_inputs}, "
                 f"block_rows={block_rows} came; at least 1, 0 and 2 are needed."
+            )
+        if 2 * block_rows * (n_outputs + n_inputs) > MOST_ROWS:
+            raise DataError(
+                f"StreamingFactorization: block_rows={block_rows} came; its Gram matrix would have "
+                f"{2 * block_rows * (n_outputs + n_inputs)} rows, above the {MOST_ROWS} that fit. Take fewer."
             )
         if not 0 < forgetting <= 1:
             raise DataError(

@@ -182,7 +182,7 @@ def _zarr(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]
     else:
         names = sorted(store.array_keys())
         columns = [(store[name], None) for name in names]
-    taken = [columns[k] for k in _numbers(str(path), wanted, names)]
+    taken: list[Any] = [columns[k] for k in _numbers(str(path), wanted, names)]
     lengths = {array.shape[0] for array, _ in taken}
     if len(lengths) != 1:
         raise DataError(
@@ -196,7 +196,7 @@ def _zarr(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]
             if not hasattr(store, "shape"):
                 yield np.column_stack([array[part] for array, _ in taken])
             else:
-                block = np.asarray(store[part])
+                block: Any = np.asarray(store[part])
                 yield block.reshape(len(block), -1)[:, [k for _, k in taken]]
 
     return length, pieces

@@ -92,7 +92,7 @@ def test_several_files_are_one_record_or_several(tmp_path: Path):
     names = [tmp_path / f"{k}.npy" for k in range(3)]
     for name, part in zip(names, np.split(z, [1000, 1003])):
         np.save(name, part)
-    options = OPTIONS | {"inputs": 0, "outputs": 1}
+    options: dict[str, Any] = OPTIONS | {"inputs": 0, "outputs": 1}
     joint = stream_file(names, contiguous=True, **options)
     assert_close(joint.factorization().R, stream_file(z, **options).factorization().R, "recurrence")
     apart = stream_file([names[0], names[2]], **options)
@@ -104,7 +104,7 @@ def test_several_files_are_one_record_or_several(tmp_path: Path):
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path):
     z, kept = table(600), tmp_path / "state"
-    options = OPTIONS | {"inputs": 0, "outputs": 1}
+    options: dict[str, Any] = OPTIONS | {"inputs": 0, "outputs": 1}
     stream_file(z, checkpoint=kept, **options)
     raw = kept.read_bytes()
     for bad in (raw[:-1], raw[:50], b"", raw[:-5] + b"\0" + raw[-4:], b"junk" * 100):

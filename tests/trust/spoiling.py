@@ -75,7 +75,7 @@ def _bad(value: Any, arrays: bool) -> Iterator[tuple[str, Any]]:
             yield f"{bad} within", type(value)([bad, *value[1:]])
 
 
-def _bad_arrays(x: np.ndarray) -> Iterator[tuple[str, Any]]:
+def _bad_arrays(x: Any) -> Iterator[tuple[str, Any]]:
     for bad in (np.nan, np.inf):
         spoilt = x.astype(complex if np.iscomplexobj(x) else float)
         spoilt.flat[x.size // 2] = bad
@@ -169,8 +169,9 @@ def _relaid(value: Any) -> Iterator[tuple[str, Any]]:
         yield "backwards in memory", np.ascontiguousarray(value[::-1])[::-1]
         yield "Fortran's order", np.asfortranarray(value)
     elif _is_tensor(value):
-        yield "strided", value.repeat_interleave(2, -1)[..., ::2]
-        yield "transposed in memory", value.transpose(0, -1).contiguous().transpose(0, -1)
+        tensor: Any = value
+        yield "strided", tensor.repeat_interleave(2, -1)[..., ::2]
+        yield "transposed in memory", tensor.transpose(0, -1).contiguous().transpose(0, -1)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import realization as rz
 from realization.files import write_atomically
 
-OPTIONS = {"inputs": 0, "outputs": 1, "block_rows": 4, "chunk": 500, "progress": False}
+OPTIONS: dict[str, Any] = {"inputs": 0, "outputs": 1, "block_rows": 4, "chunk": 500, "progress": False}
 
 
 def reports(folder: Path) -> None:

@@ -25,7 +25,9 @@ from tests.source import ROOT
 from tests.trust.calls import model_of
 from tests.trust.spoiling import within
 
-MANY = settings(max_examples=300, suppress_health_check=list(HealthCheck))
+MANY = settings(
+    max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 
 def run(code: str, **options: Any) -> subprocess.CompletedProcess[str]:

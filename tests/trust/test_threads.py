@@ -20,9 +20,9 @@ CALLS = realization_calls() | kernel_calls()
 
 def shared() -> tuple[Any, ...]:
     """What all code of the process has in common."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
     return (
-        list(warnings.filters), np.geterr(), kind, keys.tolist(), rest, torch.get_rng_state().tolist(),
+        list(warnings.filters), np.geterr(), state[1].tolist(), state[2:], torch.get_rng_state().tolist(),
         torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),
     )  # fmt: skip
 
