@@ -279,8 +279,8 @@ def _in_a_line(error: BaseException) -> str:
 def local_client(workers: int | None = None) -> Iterator[Client]:
     """Workers on this machine, one thread each, that end with the block.
 
-    Dask tells its workers to give freed memory back at once, which costs them three quarters of their speed
-    here (every array of a chunk is mapped anew); these keep up to 256 MB.
+    Dask tells its workers to give freed memory back at once, which costs them more than half of their speed
+    (every array of a chunk is mapped anew); these keep up to 256 MB.
 
     Parameters
     ----------
