@@ -28,12 +28,13 @@ from _results import Row, write_results
 from bmojo.tasks import GapRecall
 from bmojo.training import recall_accuracy
 
-RAISED, SHARP, KEPT, STORED = "raised", "raised, sharpened", "kept", "stored"
+RAISED, SHARP, KEPT, STORED, FULL = "raised", "raised, sharpened", "kept", "stored", "sharpened"
 TITLES = {
     RAISED: "B'MOJO, m = 2 K",
     SHARP: "B'MOJO, m = 2 K, sharpened",
     KEPT: "B'MOJO, m as trained",
     STORED: "B'MOJO, m as trained, and a store",
+    FULL: "Transformer, sharpened",
 }
 
 
@@ -179,8 +180,10 @@ def measure(model: Any, *, size: Size) -> dict[str, Any]:
     """
     ways: dict[str, Callable[[GapRecall, int], tuple[float, int]]] = {"as it is": _as_it_is(model)}
     if any(block.layer.config.eidetic for block in model.blocks):
-        ways = {RAISED: _raised(model), SHARP: _sharpened(model), KEPT: _as_it_is(model)}
+        ways = {RAISED: _raised(model), SHARP: _sharpened(model, 2 * size.pairs), KEPT: _as_it_is(model)}
         ways[STORED] = _stored(model, size.read)
+    elif all(block.layer.config.window > size.window for block in model.blocks):
+        ways[FULL] = _sharpened(model, task_of(size, size.pairs, 1).length, by_places=False)
     found: dict[str, Any] = {}
     for way, answer in ways.items():
         for times in size.gaps:
@@ -214,11 +217,15 @@ def _raised(model: Any) -> Callable[[GapRecall, int], tuple[float, int]]:
     return answer
 
 
-def _sharpened(model: Any) -> Callable[[GapRecall, int], tuple[float, int]]:
-    plain, trained = _raised(model), max(block.layer.config.eidetic for block in model.blocks)
+def _sharpened(
+    model: Any, trained: int, *, by_places: bool = True
+) -> Callable[[GapRecall, int], tuple[float, int]]:
+    """With the places raised, or, of full attention, with all tokens; `trained` is how many there were."""
+    plain = _raised(model) if by_places else _as_it_is(model)
 
     def answer(task: GapRecall, sequences: int) -> tuple[float, int]:
-        with sharpened(model, max(1.0, math.log(2 * task.pairs) / math.log(trained))):
+        keys = 2 * task.pairs if by_places else task.length
+        with sharpened(model, max(1.0, math.log(keys) / math.log(trained))):
             return plain(task, sequences)
 
     return answer

@@ -236,6 +236,7 @@ class TestGrowth:
         # A place holds a key and a value of 16 numbers, a position and a priority; four pairs take eight.
         assert held["12"] - held["8"] == 2 * 8 * (2 * 16 * 4 + 8 + 8)
         assert own[growth.KEPT]["bytes"]["1"]["12"] == own[growth.KEPT]["bytes"]["1"]["8"]
+        assert set(ways["Transformer"]) == {"as it is", growth.FULL}
         full = ways["Transformer"]["as it is"]["bytes"]["1"]
         lengths = [GapRecall(k, size.gap, min(64, 2 * k)).length for k in (8, 12)]
         assert (full["12"] - full["8"]) / full["8"] == pytest.approx(lengths[1] / lengths[0] - 1, rel=0.02)
