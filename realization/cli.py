@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="State-space models of measured signals, and what they remember.",
         epilog=(
             "`realization COMMAND --help` explains each command with an example.\n"
-            "Tab completes after `source <(realization --print-completion bash)`; there are zsh and tcsh, too."
+            "Tab completes after `source <(realization --print-completion bash)`; zsh and tcsh, too."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
