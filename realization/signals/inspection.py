@@ -176,8 +176,8 @@ def inspect_data(data: IOData | ArrayLike, *, level: float = 0.01) -> DataInspec
     record = as_data(data, missing=True, experiments=True)
     if not 0 < level < 0.5:
         raise DataError(f"inspect_data: level={level} came; a probability between 0 and 0.5 is needed.")
-    if not record.observed.any(axis=0).all():
-        empty = [name for name, there in zip(record.output_names, record.observed.any(axis=0)) if not there]
+    empty = [record.output_names[i] for i in np.flatnonzero(~record.observed.any(axis=0))]
+    if empty:
         raise DataError(
             f"inspect_data: no sample of {', '.join(map(repr, empty))} was measured. Leave the column out."
         )
