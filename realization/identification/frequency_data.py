@@ -189,7 +189,9 @@ def _points(omega: ArrayLike, dt: float | None) -> tuple[Array, _Axis]:
         )
     if dt == 0:
         rate = _middle(points)
-        return points, _Axis(np.asarray(1j * points / rate, np.complex128), _on_circle(points, rate), None, rate)
+        return points, _Axis(
+            np.asarray(1j * points / rate, np.complex128), _on_circle(points, rate), None, rate
+        )
     # As the bilinear map makes it of the circle: z = (1 + i x) / (1 - i x), x = tan(omega dt / 2).
     axis = np.tan(np.minimum(points * step, np.pi) / 2)
     rate = _middle(axis)
