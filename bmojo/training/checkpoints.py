@@ -107,8 +107,9 @@ class Checkpoints:
             shutil.rmtree(whole)
         os.replace(part, whole)
         sync_folder(self.folder)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self._path(old), ignore_errors=True)
+        torn = self.folder.glob(".step-*.part")  # of processes that were killed
+        for old in [*torn, *map(self._path, self.steps()[: -self.keep])]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def refused(self, step: int, error: OSError) -> CheckpointError:
         """What is raised where the disk refuses.
