@@ -20,9 +20,9 @@ from tqdm import tqdm
 __all__ = [
     "Job",
     "Record",
-    "asked",
     "best_of",
     "once",
+    "parser_of",
     "run_jobs",
     "show_jobs",
     "write_plain",
@@ -149,8 +149,8 @@ def run_jobs(
         bar.close()
 
 
-def asked(about: str, sizes: Mapping[str, Any]) -> argparse.Namespace:
-    """Options of a script of evidence: its size, where it runs, or `--dry`, which trains nothing.
+def parser_of(about: str | None, sizes: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """What every script of evidence is asked: its size, where it runs, or `--dry`, which trains nothing.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def asked(about: str, sizes: Mapping[str, Any]) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
     parser.add_argument("--dry", action="store_true", help="make every model, train none")
-    return parser.parse_args()
+    return parser
 
 
 def show_jobs(jobs: Sequence[Job]) -> int:

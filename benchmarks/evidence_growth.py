@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _evidence import Job, Record, asked, best_of, run_jobs, show_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 
 from bmojo.tasks import GapRecall
@@ -313,7 +313,7 @@ def rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 def main() -> None:
     """Train what is not trained yet, ask, and write what came out."""
-    options = asked(__doc__ or "", SIZES)
+    options = parser_of(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
     jobs = jobs_of(size)
     if options.dry:

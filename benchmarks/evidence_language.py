@@ -9,7 +9,6 @@ Run: python benchmarks/evidence_language.py [--size quick] (it goes on where it 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _evidence import Job, Record, best_of, run_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 from _streamed import losses_of
 
@@ -238,14 +237,11 @@ def rows(size: Size, records: Sequence[Record], round_: str) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=list(SIZES), default="quick", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
-    options = parser.parse_args()
+    options = parser_of(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
+    if options.dry:
+        show_jobs(jobs_of(size))
+        return
     judge = functools.partial(measure, size=size)
 
     def trained(name: str, jobs: Sequence[Job]) -> list[Record]:

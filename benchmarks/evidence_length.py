@@ -9,7 +9,6 @@ Run: python benchmarks/evidence_length.py [--size quick] (it goes on where it wa
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _evidence import Job, Record, best_of, run_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 from _streamed import losses_of
 
@@ -313,14 +312,11 @@ def text_rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=list(SIZES), default="quick", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
-    options = parser.parse_args()
+    options = parser_of(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
+    if options.dry:
+        show_jobs([*recall_jobs(size), *text_jobs(size)])
+        return
     rows: list[Row] = []
     for kind, jobs, measure, tell in (
         ("recall", recall_jobs(size), measure_recall, recall_rows),

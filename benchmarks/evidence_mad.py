@@ -10,13 +10,12 @@ Run: python benchmarks/evidence_mad.py [--size quick] (it goes on where it was)
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _evidence import Job, Record, best_of, run_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 
 RECALL = ("in_context_recall", "fuzzy_recall", "noisy_recall", "selective_copying")
@@ -149,15 +148,12 @@ def rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=list(SIZES), default="quick", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
-    options = parser.parse_args()
+    options = parser_of(__doc__, SIZES).parse_args()
     size, name = SIZES[options.size], f"mad_{options.size}"
     jobs = jobs_of(size)
+    if options.dry:
+        show_jobs(jobs)
+        return
     records = run_jobs(name, jobs, device=options.device, workers=options.workers)
     write_records(name, jobs, records)
     write_results(f"evidence_{name}", rows(size, records))

@@ -6,13 +6,12 @@ Run: python benchmarks/evidence_recall.py [--size quick] (it goes on where it wa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _evidence import Job, Record, best_of, run_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 
 
@@ -139,12 +138,7 @@ def rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=list(SIZES), default="quick", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
+    parser = parser_of(__doc__, SIZES)
     parser.add_argument("--only", nargs="+", default=[], help="models whose names hold one of these words")
     parser.add_argument("--seeds", type=int, help="of the size's seeds, how many")
     options = parser.parse_args()
@@ -156,6 +150,9 @@ def main() -> None:
     ]
     if not jobs:
         parser.error(f"no model's name holds {options.only}; there are {', '.join(models(size))}.")
+    if options.dry:
+        show_jobs(jobs)
+        return
     name = f"recall_{options.size}"
     records = run_jobs(name, jobs, device=options.device, workers=options.workers)
     if options.only or options.seeds:  # a look at some of it is no evidence

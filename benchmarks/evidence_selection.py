@@ -21,7 +21,7 @@ import evidence_recall
 import numpy as np
 import torch
 from _choices import register
-from _evidence import Job, Record, asked, best_of, run_jobs, show_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 
 register()
@@ -165,7 +165,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 def main() -> None:
     """Train what is not trained yet, and write what came out."""
-    options = asked(__doc__ or "", SIZES)
+    options = parser_of(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
     jobs = jobs_of(size)
     if options.dry:

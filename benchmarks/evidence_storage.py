@@ -10,7 +10,6 @@ Run: python benchmarks/evidence_storage.py [--size quick] (it goes on where it w
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _evidence import Job, Record, best_of, run_jobs, write_records
+from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
 from _results import Row, write_results
 
 from bmojo import BMojoLM
@@ -246,15 +245,12 @@ def _rows_of(case: str, found: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=list(SIZES), default="quick", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
-    options = parser.parse_args()
+    options = parser_of(__doc__, SIZES).parse_args()
     size, name = SIZES[options.size], f"storage_{options.size}"
     jobs = jobs_of(size)
+    if options.dry:
+        show_jobs(jobs)
+        return
     judge = functools.partial(measure, size=size)
     records = run_jobs(name, jobs, device=options.device, workers=options.workers, measure=judge)
     write_records(name, jobs, records)

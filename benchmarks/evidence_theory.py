@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import torch
-from _evidence import RUNS, Job, Record, asked, once, run_jobs, show_jobs, write_plain, write_records
+from _evidence import RUNS, Job, Record, once, parser_of, run_jobs, show_jobs, write_plain, write_records
 from _results import Row, write_results
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -379,7 +379,7 @@ def _saturation_rows(system: str, found: dict[str, Any]) -> list[Row]:
 
 def main() -> None:
     """Measure and train what is not there yet, and write what came out."""
-    options = asked(__doc__ or "", SIZES)
+    options = parser_of(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
     jobs = jobs_of(size)
     if options.dry:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column
 
 if TYPE_CHECKING:
     from torch import nn
@@ -220,11 +220,11 @@ def _add_explore(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     command.add_argument("file", nargs="?", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
     command.add_argument(
-        "--input", action="append", default=[], type=_column, metavar="COLUMN",
+        "--input", action="append", default=[], type=column, metavar="COLUMN",
         help="an input: name from the header, or number from 0; repeat for more; none for a time series",
     )  # fmt: skip
     command.add_argument(
-        "--output", action="append", default=[], type=_column, metavar="COLUMN",
+        "--output", action="append", default=[], type=column, metavar="COLUMN",
         help="an output, named likewise; repeat for more",
     )  # fmt: skip
     command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
@@ -247,10 +247,6 @@ def _add_explore(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     command.add_argument("--no-open", action="store_true", help="write the page and open no browser")
     command.set_defaults(run=_explore)
-
-
-def _column(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
 
 
 def _whole(least: int) -> Callable[[str], int]:

@@ -28,7 +28,7 @@ from realization.signals import (
     read_data,
 )
 from realization.systems import InnovationsModel, StateSpace, load_model, save_model
-from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column
 
 __all__ = ["main"]
 
@@ -150,11 +150,11 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     command.add_argument("file", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
     command.add_argument(
-        "--input", action="append", default=[], type=_column, metavar="COLUMN",
+        "--input", action="append", default=[], type=column, metavar="COLUMN",
         help="an input: name, or number from 0; repeat for more",
     )  # fmt: skip
     command.add_argument(
-        "--output", action="append", required=True, type=_column, metavar="COLUMN",
+        "--output", action="append", required=True, type=column, metavar="COLUMN",
         help="an output, named likewise; empty cells count as missing samples",
     )  # fmt: skip
     command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
@@ -177,11 +177,11 @@ def _add_data(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_record(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help="comma, semicolon, tab or white space between columns")
     command.add_argument(
-        "--input", action="append", default=[], type=_column, metavar="COLUMN",
+        "--input", action="append", default=[], type=column, metavar="COLUMN",
         help="an input: name from the header, or number from 0; repeat for more; none for a time series",
     )  # fmt: skip
     command.add_argument(
-        "--output", action="append", required=True, type=_column, metavar="COLUMN",
+        "--output", action="append", required=True, type=column, metavar="COLUMN",
         help="an output, named likewise; repeat for more",
     )  # fmt: skip
     command.add_argument(
@@ -217,10 +217,6 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} came; a number of samples, 0 or more, is needed")
     return int(text)
-
-
-def _column(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
 
 
 def _identify(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-__all__ = ["FAILED", "INTERRUPTED", "Parser", "add_completion"]
+__all__ = ["FAILED", "INTERRUPTED", "Parser", "add_completion", "column"]
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -27,6 +27,16 @@ class Parser(argparse.ArgumentParser):
         command = self.prog.partition(" ")[0]
         print(f"{command}: error: {message} (see `{self.prog} --help`)", file=sys.stderr)
         raise SystemExit(FAILED)
+
+
+def column(text: str) -> str | int:
+    """A column of a table as it is named on the command line: by its name, or its number from 0.
+
+    Parameters
+    ----------
+    text : str
+    """
+    return int(text) if text.isdecimal() else text
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:
