@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bmojo.layer import BMojo
 from bmojo.state import BMojoState
+from bmojo.training.parallel.stretches import Laid, masked, packed
 
 __all__ = ["ContextParallel", "message_bytes"]
 
@@ -84,10 +85,20 @@ class ContextParallel:
                 f"ContextParallel: sequences of {length} tokens came for {self.size} processes; at least 2 "
                 "for each are needed."
             )
-        return slice(self.rank * length // self.size, (self.rank + 1) * length // self.size)
+        return self._of(self.rank, length)
+
+    def _of(self, rank: int, length: int) -> slice:
+        return slice(rank * length // self.size, (rank + 1) * length // self.size)
 
     @contextmanager
-    def along(self, model: nn.Module, *, length: int) -> Iterator[slice]:
+    def along(
+        self,
+        model: nn.Module,
+        *,
+        length: int | None = None,
+        cu_seqlens: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Iterator[slice]:
         """While it is entered, the layers of a model pass states from process to process.
 
         The backward pass belongs inside. Each process gets the gradient of its own part; summed over the
@@ -97,8 +108,14 @@ class ContextParallel:
         ----------
         model : torch.nn.Module
             With `BMojo` layers in it, called on `tokens[:, part]`, the same model in every process.
-        length : int
-            Tokens of the whole sequence.
+        length : int, optional
+            Tokens of the whole sequence. One of the three is given.
+        cu_seqlens : Tensor of int, shape (S + 1,), optional
+            Edges of packed sequences in a batch of 1, of all parts together. The model is called without
+            them; a state is passed only where a sequence is cut.
+        mask : Tensor of bool, shape (B, T), optional
+            False where there is padding, of all parts together; the model is called without it, and its
+            layers' outputs there are zero.
 
         Yields
         ------
@@ -107,55 +124,52 @@ class ContextParallel:
         Raises
         ------
         ValueError
-            If a layer asks a storage, or packed or masked sequences come.
+            If a layer asks a storage; if packed or masked sequences come to the model, or a mask leaves a
+            process without tokens.
         """
-        part = self.part(length)
+        part, laid = self._laid(length, cu_seqlens, mask)
         layers = [layer for layer in model.modules() if isinstance(layer, BMojo)]
-        if any(layer.storage is not None for layer in layers) and self.size > 1:
-            raise ValueError("ContextParallel: a layer with storage came; detach it, its streams are whole.")
-        shares, hooks = [layer.prediction_share for layer in layers], []
+        if self.size > 1 and any(layer.storage is not None for layer in layers):
+            raise ValueError(
+                "ContextParallel: a layer with storage came; its streams are written by the one process that "
+                "has seen all that came before. Train without it (bmojo.storage.detach), attach it for "
+                "inference on one process, or share out the batch alone (context = 1)."
+            )
+        shares = [layer.prediction_share for layer in layers]
+        own = (part.stop - part.start) / cast(int, length) if laid is None else laid.tokens / laid.total
         for number, layer in enumerate(layers):
-            layer.prediction_share *= (part.stop - part.start) / length
-            if self.size > 1:
-                hooks += self._hooks(layer, number, part)
+            layer.prediction_share *= own
+            if self.size > 1 or laid is not None:
+                passes = _Passes(self, layer, number, part, laid)
+                layer.forward = passes  # pyright: ignore[reportAttributeAccessIssue]
         try:
             yield part
             self.settle()
         finally:
-            for hook in hooks:
-                hook.remove()
             for layer, share in zip(layers, shares, strict=True):
+                layer.__dict__.pop("forward", None)
                 layer.prediction_share = share
             self._received.clear()
+
+    def _laid(
+        self, length: int | None, cu_seqlens: Tensor | None, mask: Tensor | None
+    ) -> tuple[slice, Laid | None]:
+        """The part, and how it is laid out where sequences are of several lengths."""
+        if sum(given is not None for given in (length, cu_seqlens, mask)) != 1:
+            raise ValueError("ContextParallel.along: one of length, cu_seqlens and mask is needed.")
+        if cu_seqlens is not None:
+            part = self.part(int(cu_seqlens[-1]))
+            return part, packed(cu_seqlens, part)
+        if mask is not None:
+            parts = [self._of(rank, mask.shape[1]) for rank in range(self.size)]
+            return self.part(mask.shape[1]), masked(mask, parts, self.rank)
+        return self.part(cast(int, length)), None
 
     def settle(self) -> None:
         """Wait until everything that was sent has left."""
         for work, _ in self._on_the_way:
             work.wait()
         self._on_the_way.clear()
-
-    def _hooks(self, layer: BMojo, number: int, part: slice) -> list[Any]:
-        begun: list[tuple[bool, BMojoState]] = []  # whether a state was asked for, and what it is like
-
-        def before(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-            u, state = given[0], given[1] if len(given) > 1 else options.pop("state", None)
-            if options.get("mask") is not None or options.get("cu_seqlens") is not None:
-                raise ValueError("ContextParallel: packed or masked sequences came; sequences must be whole.")
-            if u.shape[1] != part.stop - part.start:
-                raise ValueError(f"ContextParallel: {u.shape[1]} tokens came; {part} of the sequence is due.")
-            start = _whole(layer.init_state(len(u)) if state is None else state)
-            begun.append((state is not None, start))
-            return (u, self.receive(start, number, part.start)), options
-
-        def after(module: nn.Module, given: Any, found: tuple[Tensor, BMojoState]) -> Any:
-            (output, state), (asked, like) = found, begun.pop()
-            output = self.send(output, state, like, number)
-            return (output, state) if asked else output
-
-        return [
-            layer.register_forward_pre_hook(before, with_kwargs=True),
-            layer.register_forward_hook(after),
-        ]
 
     def receive(self, like: BMojoState, number: int, position: int) -> BMojoState:
         """The state after the part before; `like` itself in the first process.
@@ -226,6 +240,70 @@ class ContextParallel:
         return [part.clone().view(x.dtype).view(x.shape) for part, x in zip(parts, like, strict=True)]
 
 
+class _Passes:
+    """A layer's forward pass along its part: from the state that comes, to the one that is given on."""
+
+    def __init__(
+        self, context: ContextParallel, layer: BMojo, number: int, part: slice, laid: Laid | None
+    ) -> None:
+        self.context, self.layer, self.number, self.part, self.laid = context, layer, number, part, laid
+        self.plain: Any = layer.forward
+
+    def __call__(self, u: Tensor, state: BMojoState | None = None, **options: Any) -> Any:
+        part, laid = self.part, self.laid
+        if options.get("mask") is not None or options.get("cu_seqlens") is not None:
+            raise ValueError(
+                "ContextParallel: packed or masked sequences came to a layer; give `cu_seqlens` or `mask` of "
+                "the whole sequences to `ContextParallel.along`, and call the model without."
+            )
+        due = (len(u), part.stop - part.start) if laid is None else laid.shape
+        if u.shape[:2] != due:
+            raise ValueError(f"ContextParallel: tokens {tuple(u.shape)} came; {part} of {due[0]} is due.")
+        if laid is not None:
+            if state is not None or any(given is not None for given in options.values()):
+                raise ValueError(
+                    "ContextParallel: a state or retrieved keys came with packed or masked sequences, which "
+                    "begin anew; leave them out."
+                )
+            return self._in_stretches(u, laid)
+        like = _whole(self.layer.init_state(len(u)) if state is None else state)
+        before = self.context.receive(like, self.number, part.start)
+        output, after = self.plain(u, before, **options)
+        output = self.context.send(output, after, like, self.number)
+        return output if state is None else (output, after)
+
+    def _in_stretches(self, u: Tensor, laid: Laid) -> Tensor:
+        layer, context, share = self.layer, self.context, self.layer.prediction_share
+        like = _whole(layer.init_state(laid.states))
+        before = None if laid.comes else like
+        flat, outputs, after = u.flatten(0, 1), [], []
+        going = [stretch for stretch in laid.stretches if stretch.goes]
+        all_anew = sum(len(stretch.lines) for stretch in going) == laid.states
+        try:
+            for stretch in laid.stretches:
+                tokens = flat[stretch.rows]
+                layer.prediction_share = share * stretch.rows.numel() / laid.tokens
+                if stretch.edges is not None:
+                    output = self.plain(tokens, cu_seqlens=stretch.edges)
+                else:
+                    last = going[-1:] == [stretch]
+                    if before is None and (stretch.start or (last and not all_anew)):
+                        before = context.receive(like, self.number, 0)
+                    front = cast(BMojoState, before) if stretch.start else like
+                    front = replace(front.select(stretch.lines), position=stretch.start)
+                    output, state = self.plain(tokens, front)
+                    after.append((stretch.lines, state))
+                    if last:
+                        base = like if before is None else before
+                        output = context.send(output, _joined(base, after), like, self.number)
+                outputs.append(output.flatten(0, 1))
+        finally:
+            layer.prediction_share = share
+        rows = torch.cat([stretch.rows.flatten() for stretch in laid.stretches])
+        found = torch.cat(outputs)
+        return found.new_zeros(len(flat), found.shape[1]).index_copy(0, rows, found).view(*u.shape[:2], -1)
+
+
 class _Received(torch.autograd.Function):
     """The state of the process before; its gradient goes back there."""
 
@@ -265,6 +343,14 @@ class _Sent(torch.autograd.Function):
         found = iter(ctx.context.fetch(like, ctx.context.rank + 1))
         back = (None if x is None else next(found) for x in ctx.like)
         return None, None, None, gradient, None, *back
+
+
+def _joined(base: BMojoState, parts: list[tuple[Tensor, BMojoState]]) -> BMojoState:
+    """A state with some of its rows replaced."""
+    lines = torch.cat([rows for rows, _ in parts])
+    columns = zip(*(state.tensors().values() for _, state in parts), strict=True)
+    found = iter([torch.cat(column) for column in columns])
+    return base.apply(lambda x: x.index_copy(0, lines, next(found).to(x.dtype)))
 
 
 def _learned(name: str, tensor: Tensor) -> bool:

@@ -37,10 +37,10 @@ def layer_of(mixer, predictor, rule, **options):
     return layer.train()  # the predictor's loss is attached
 
 
-def passed(context, layer, u, weights, *, length=LENGTH):
+def passed(context, layer, u, weights, **given):
     """Output and gradients of this process's part, those of parameters summed over the processes."""
     layer.zero_grad()
-    with context.along(layer, length=length) as part:
+    with context.along(layer, **(given or {"length": LENGTH})) as part:
         own = u[:, part].clone().requires_grad_()
         output = layer(own)
         (output * weights[:, part]).sum().backward()
