@@ -51,7 +51,7 @@ bench: $(VENV)/stamp-bench  ## run the benchmarks, one JSON file each under benc
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 # The eight questions in order; what was done before is taken over, and an interrupted run goes on.
-EVIDENCE := recall selection length mad language storage growth theory
+EVIDENCE := recall levers crossing selection length mad language storage growth theory
 
 results-quick: $(VENV)/stamp-bench  ## train and judge every model of the evidence at its quick size (CPU, hours)
 	for name in $(EVIDENCE); do $(BIN)/python benchmarks/evidence_$$name.py --size quick || exit 1; done

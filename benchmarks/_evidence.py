@@ -85,6 +85,8 @@ class Record:
     losses : list of float
     measured : dict
         What the script measured besides.
+    looks : list of dict
+        `step` and `accuracy` of every look at held-out sequences, the last of which is the end.
     """
 
     model: str
@@ -97,6 +99,7 @@ class Record:
     seconds: float
     losses: list[float]
     measured: dict[str, Any] = field(default_factory=dict)
+    looks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -217,6 +220,7 @@ def write_records(name: str, jobs: Sequence[Job], records: Sequence[Record]) -> 
             "seconds": record.seconds,
             "curve": _thinned(record.losses),
             "measured": record.measured,
+            **({"looks": record.looks} if len(record.looks) > 1 else {}),
         }
         for job, record in zip(jobs, records, strict=True)
     ]
@@ -297,6 +301,7 @@ def _run(name: str, job: Job, device: str, measure: Callable[[Any], dict[str, An
         run.fitted.seconds,
         run.fitted.losses,
         json.loads(told.read_text()) if told.is_file() else {},
+        [{key: look[key] for key in ("step", "accuracy")} for look in run.fitted.evaluations],
     )
 
 

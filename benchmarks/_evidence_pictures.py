@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from _evidence import Record, best_of
+from evidence_crossing import long_term
 from evidence_growth import curves
+from evidence_length import mean_octaves
 
 from realization.plot.style import COLOURS, DASHED, pyplot, style
 
@@ -92,6 +94,48 @@ def recall(found: Found) -> Any:
     return figure
 
 
+def levers(found: Found) -> Any:
+    """Accuracy of each combination on each task: the mean as a bar, seeds as dots."""
+    best = best_of(found["levers"])
+    tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
+    names = list(dict.fromkeys(name.partition(": ")[2] for name in best))
+    figure, axes = _axes(*[1.0] * len(tasks), height=0.9 + 0.27 * len(names))
+    for ax, task in zip(axes, tasks, strict=True):
+        for row, name in enumerate(names):
+            accuracy = [100 * run.accuracy for run in best[f"{task}: {name}"]]
+            word = "baseline" if name == "Transformer" else name.partition(",")[0]
+            colour = COLOURS[{"conv": "eidetic", "residual": "weights"}.get(word, "baseline")]
+            ax.barh(row, float(np.mean(accuracy)), color=colour, alpha=0.55, height=0.7)
+            ax.plot(accuracy, [row] * len(accuracy), "o", color=COLOURS["data"], ms=3)
+        ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
+        ax.invert_yaxis()
+        ax.set(title=task.replace(", ", ",\n"), xlabel="accuracy, %", xlim=(0, 104))
+    return figure
+
+
+def crossing(found: Found) -> Any:
+    """Accuracy against the bytes of state and places, a panel for each setting."""
+    best = best_of(found["crossing"])
+    settings = list(dict.fromkeys(name.partition(": ")[0] for name in best))
+    figure, axes = _axes(*[1.0] * len(settings), height=3.2)
+    for ax, setting in zip(axes, settings, strict=True):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for name, runs in best.items():
+            if name.startswith(f"{setting}: "):
+                family, size = name.partition(": ")[2].partition(",")[0], long_term(runs[0])
+                accuracy = [100 * run.accuracy for run in runs]
+                ax.plot([size] * len(runs), accuracy, ls="", alpha=0.35, ms=4, **_look(family))
+                lines.setdefault(family, []).append((size, float(np.mean(accuracy))))
+        for family, points in lines.items():
+            ax.plot(*zip(*sorted(points), strict=True), label=family, ms=6, **_look(family))
+        _bytes(ax)
+        _accuracy(ax, setting, "bytes")
+        if ax is not axes[0]:
+            ax.set(ylabel="", yticklabels=[])
+    _below(figure, axes[0], 3)
+    return figure
+
+
 def selection(found: Found) -> Any:
     """Accuracy of each variant: the mean as a bar, seeds as dots."""
     best = best_of(found["selection"])
@@ -118,7 +162,7 @@ def length(found: Found) -> Any:
         mean = [100 * float(np.mean([table[str(key)] for table in tables])) for key in at]
         left.plot(at, mean, label=name, ms=4, ls=_dashes(name, styles), **_look(name))
     for name, runs in best_of(found.get("length_text", [])).items():
-        table = [row for row in runs[0].measured.get("octaves", []) if "difference" in row]
+        table = [row for row in mean_octaves(runs) if "difference" in row]
         if table:
             middle = [np.sqrt(row["from"] * row["to"]) for row in table]
             values = [row["difference"] for row in table]
@@ -153,7 +197,7 @@ def mad(found: Found) -> Any:
         mean = [100 * float(np.mean([run.accuracy for run in runs])) if runs else np.nan for runs in own]
         place = np.arange(len(tasks)) + 0.09 * (i - (len(models) - 1) / 2)
         ax.plot(place, mean, ls="", ms=6, label=model, **_look(model))
-    ax.set_xticks(range(len(tasks)), [task.replace("_", "\n", 1).replace("_", " ") for task in tasks])
+    ax.set_xticks(range(len(tasks)), ["\n".join(task.replace("_", " ").rsplit(" ", 1)) for task in tasks])
     _accuracy(ax, "MAD tasks", "")
     _below(figure, ax, 4)
     return figure
@@ -262,6 +306,8 @@ def _kept(runs: Sequence[Record], layer: str) -> list[float]:
 
 PICTURES: Mapping[str, Callable[[Found], Any]] = {
     "recall": recall,
+    "levers": levers,
+    "crossing": crossing,
     "selection": selection,
     "length": length,
     "mad": mad,

@@ -3,8 +3,7 @@
 Every model learns gap recall of `K` pairs. Then, with the weights as they are, it is asked for up to 128
 times as many, over gaps up to 16 times as long: B'MOJO with two places a pair (`init_state(eidetic=...)`),
 with the places of training, and with these and a store; states that training has fixed; and full attention.
-The vocabulary is large enough for the most pairs from the start. One rate for all, the one that question 1
-found best for most.
+The vocabulary is large enough for the most pairs from the start. The rate is swept for every model alike.
 
 Run: python benchmarks/evidence_growth.py [--size quick] (it goes on where it was)
      python benchmarks/evidence_growth.py --size full --device cuda
@@ -46,7 +45,7 @@ class Size:
     ----------
     pairs, gap, width, heads, window, state, steps, batch, vocabulary : int
         Of training; the set holds `2 * pairs`.
-    rate : float
+    rates : tuple of float
     seeds : tuple of int
     fixed : dict of str to int
         State sizes of the models whose state is all that they have, or has a window beside it.
@@ -71,7 +70,7 @@ class Size:
     steps: int
     batch: int
     vocabulary: int
-    rate: float
+    rates: tuple[float, ...]
     seeds: tuple[int, ...]
     fixed: dict[str, int]
     asked: tuple[int, ...]
@@ -84,11 +83,11 @@ class Size:
 ASKED = (8, 16, 32, 64, 128, 256, 512, 1024)
 SIZES = {
     "quick": Size(
-        8, 48, 128, 2, 8, 16, 800, 32, 2304, 1e-2, (0, 1),
+        8, 48, 128, 2, 8, 16, 800, 32, 2304, (1e-2,), (0, 1, 2),
         {"Mamba-2": 64, "gated delta": 64, "stack": 64}, ASKED, (1, 16), 64, 16_384, 4,
     ),
     "full": Size(
-        8, 48, 128, 2, 8, 16, 4000, 64, 2304, 3e-3, (0, 1, 2, 3, 4),
+        8, 48, 128, 2, 8, 16, 4000, 64, 2304, (1e-3, 3e-3), (0, 1, 2, 3, 4),
         {"Mamba-2": 128, "gated delta": 128, "stack": 128}, ASKED, (1, 4, 16), 64, 65_536, 4,
     ),
 }  # fmt: skip
@@ -133,7 +132,7 @@ def task_of(size: Size, pairs: int, times: int) -> GapRecall:
 
 
 def jobs_of(size: Size) -> list[Job]:
-    """Every model with every seed; a curriculum of fewer pairs and shorter gaps comes first."""
+    """Every model with every rate and seed; a curriculum of fewer pairs and shorter gaps comes first."""
     task = {
         "kind": "gap_recall",
         "pairs": size.pairs,
@@ -150,7 +149,6 @@ def jobs_of(size: Size) -> list[Job]:
     train = {
         "steps": size.steps,
         "batch": size.batch,
-        "rate": size.rate,
         "sequences": 512,
         "checkpoint_every": 100,
     }
@@ -162,9 +160,10 @@ def jobs_of(size: Size) -> list[Job]:
                 "task": task,
                 "curriculum": curriculum,
                 "model": common | layers,
-                "train": train | {"seed": seed},
+                "train": train | {"rate": rate, "seed": seed},
             },
         )
+        for rate in reversed(size.rates)
         for seed in size.seeds
         for name, layers in models(size).items()
     ]

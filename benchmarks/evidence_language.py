@@ -1,6 +1,7 @@
 """Evidence, question 5: bits per byte of Python's standard library, at equal parameters and at equal time.
 
-Every model has two rounds: the same steps, and as many steps as take the time of the slowest model's round.
+Every model has two rounds: the same steps, and as many steps as take the time of the slowest model's round;
+what a step takes is measured beforehand, all models in turn, so that other load on the machine strikes alike.
 Names that stood before, but further back than a window, are measured apart (`bmojo.tasks.recalled_names`).
 
 Run: python benchmarks/evidence_language.py [--size quick] (it goes on where it was)
@@ -11,18 +12,33 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
+from _evidence import (
+    RUNS,
+    Job,
+    Record,
+    best_of,
+    once,
+    parser_of,
+    run_jobs,
+    show_jobs,
+    write_plain,
+    write_records,
+)
 from _results import Row, write_results
 from _streamed import losses_of
+from torch import nn
+from tqdm import tqdm
 
 from bmojo.tasks import SourceText, make_task, recalled_names
 from bmojo.training import build_model
+from bmojo.training.evaluation import autocast
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(512, 64, 64, 16, 2, 64, 800, 8, (4e-3,), (0,), 192),
+    "quick": Size(512, 64, 64, 16, 2, 64, 800, 8, (4e-3,), (0, 1, 2), 192),
     "full": Size(2048, 128, 128, 16, 4, 256, 2500, 16, (2e-3,), (0,), 256, "bfloat16"),
 }
 
@@ -139,19 +155,52 @@ def _task(size: Size) -> dict[str, Any]:
     return {"kind": "source_text", "length": size.length, "window": size.window}
 
 
-def steps_in(size: Size, records: Sequence[Record]) -> dict[str, int]:
-    """How many steps each model does in the time that the slowest model's took, from their own time.
+def steps_in(size: Size, took: Mapping[str, float]) -> dict[str, int]:
+    """How many steps each model does in the time of the slowest model's round; the slowest is left out.
 
     Parameters
     ----------
     size : Size
-    records : sequence of Record
-        Of the round at equal steps.
+    took : mapping of str to float
+        Seconds that a step of each model takes.
     """
-    took = {name: float(np.mean([run.seconds for run in runs])) for name, runs in best_of(records).items()}
     slowest = max(took.values())
     steps = {name: round(size.steps * slowest / seconds) for name, seconds in took.items()}
     return {name: count for name, count in steps.items() if count > size.steps}
+
+
+def step_seconds(size: Size, device: str, *, rounds: int = 12) -> dict[str, float]:
+    """What a step of training takes: the median over rounds in which every model has its turn.
+
+    Parameters
+    ----------
+    size : Size
+    device : str
+    rounds : int
+    """
+    task, generator = make_task(**_task(size)), torch.Generator().manual_seed(0)
+    made = {}
+    for name, options in models(size).items():
+        model = build_model(task, options).to(device)
+        made[name] = (model, torch.optim.AdamW(model.parameters(), 1e-3), [])
+    for _ in tqdm(range(rounds + 1), desc="seconds a step", unit="round"):
+        for model, optimizer, seconds in made.values():
+            drawn = task.sample(size.batch, generator)
+            tokens, targets = drawn.tokens.to(device), drawn.targets.to(device)
+            began = _now(device)
+            with autocast(torch.device(device), size.precision):
+                loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seconds.append(_now(device) - began)
+    return {name: float(np.median(seconds[1:])) for name, (_, _, seconds) in made.items()}
+
+
+def _now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def measure(model: Any, size: Size) -> dict[str, Any]:
@@ -250,7 +299,10 @@ def main() -> None:
         return found
 
     same = trained(f"language_{options.size}", jobs_of(size))
-    steps = steps_in(size, same)
+    path = RUNS / f"language_{options.size}" / "seconds a step.json"
+    took = once(path, functools.partial(step_seconds, size, options.device))
+    write_plain(f"language_{options.size}_steps", took)
+    steps = steps_in(size, took)
     best = {name: runs[0].rate for name, runs in best_of(same).items()}
     longer = [job for job in jobs_of(size, steps) if job.rate == best[job.model]]
     timed = trained(f"language_time_{options.size}", longer)

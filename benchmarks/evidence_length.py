@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Size:
 FACTORS = (1, 2, 4, 8, 16, 32)
 SIZES = {
     "quick": Size(
-        256, FACTORS, 8, 16, 16, 64, 300, 32, 64, (1e-2,), (0, 1),
+        256, FACTORS, 8, 16, 16, 64, 300, 32, 64, (1e-2,), (0, 1, 2),
         64, 32, 2, 64, 300, 16, (3e-3,), 16, 8, 512,
     ),
     "full": Size(
@@ -158,11 +158,12 @@ def text_jobs(size: Size) -> list[Job]:
                 "name": name,
                 "task": task,
                 "model": {"d_model": size.text_width, "mlp_ratio": 2.0, **layers},
-                "train": _train(size, size.text_steps, size.text_batch, rate, 0) | {"metric": "loss"},
+                "train": _train(size, size.text_steps, size.text_batch, rate, seed) | {"metric": "loss"},
             },
         )
         for name, layers in made.items()
         for rate in size.text_rates
+        for seed in size.seeds
     ]
 
 
@@ -285,19 +286,34 @@ def recall_rows(size: Size, records: Sequence[Record]) -> list[Row]:
     return made
 
 
+def mean_octaves(runs: Sequence[Record]) -> list[dict[str, float]]:
+    """Rows of `measure_text`, in the mean over seeds; the error is that of one seed: all read the same texts.
+
+    Parameters
+    ----------
+    runs : sequence of Record
+    """
+    tables = [run.measured["octaves"] for run in runs if "octaves" in run.measured]
+    return [
+        {key: float(np.mean([row[key] for row in same])) for key in same[0]}
+        for same in zip(*tables, strict=True)
+    ]
+
+
 def text_rows(size: Size, records: Sequence[Record]) -> list[Row]:
     """Bits per byte by position, and whether they rise beyond the length of training."""
     made = []
     for name, runs in best_of(records).items():
-        table: list[Mapping[str, float]] = runs[0].measured.get("octaves", [])
+        table = mean_octaves(runs)
         for row in table:
-            made.append(Row(f"text, {name}: bytes {row['from']} to {row['to']}", row["bits"], "bits/byte"))
+            case = f"text, {name}: bytes {row['from']:g} to {row['to']:g}, mean of {len(runs)} seeds"
+            made.append(Row(case, row["bits"], "bits/byte"))
         if table:
             last, half = table[-1], size.length // 2
+            reach = f"bytes {last['from']:g} to {last['to']:g}"
             made.append(
                 Row(
-                    f"text, {name}: bytes {last['from']} to {last['to']} above the same bytes after {half} "
-                    f"to {size.length}",
+                    f"text, {name}: {reach} above the same bytes after {half} to {size.length}",
                     last["difference"],
                     "bits/byte",
                     goal=0.0 if name.startswith("B'MOJO") else None,

@@ -1,8 +1,8 @@
 """Evidence, question 4: the six MAD tasks, every model, the best of the rates.
 
 `full` has MAD's baseline settings, width and training sets, with fewer steps and rates than its protocol and
-without its sweeps of difficulty. `quick` has shorter sequences, half the width and a few hundred steps at one
-rate: its figures stand beside each other, and beside nobody else's.
+without its sweeps of difficulty. `quick` has shorter sequences, half the width and a few hundred steps at two
+rates: its figures stand beside each other, and beside nobody else's.
 
 Run: python benchmarks/evidence_mad.py [--size quick] (it goes on where it was)
      python benchmarks/evidence_mad.py --size full --device cuda --workers 3
@@ -64,7 +64,7 @@ SIZES = {
     "quick": Size(
         QUICK,
         dict.fromkeys(RECALL, 380) | {"compression": 400, "memorization": 200},
-        64, 16, 16, 32, 32, 256, (5e-3,), (12345,),
+        64, 16, 16, 32, 32, 256, (2e-3, 5e-3), (12345,),
     ),
     "full": Size(
         {task: {} for task in TASKS},

@@ -75,7 +75,7 @@ def _record(row: dict[str, Any]) -> Record:
     loss = float("inf") if row["loss"] is None else row["loss"]
     return Record(
         row["model"], train["rate"], train["seed"], row["accuracy"], loss, row["memory"],
-        row["parameters"], row["seconds"], row["curve"], row["measured"],
+        row["parameters"], row["seconds"], row["curve"], row["measured"], row.get("looks", []),
     )  # fmt: skip
 
 
@@ -93,6 +93,31 @@ def recall_table(found: Found) -> Table:
         long_term = memory.get("in_state", 0) + memory.get("eidetic", 0)
         rows.append([name, f"{runs[0].rate:g}", *mean_and_worst(runs), f"{long_term}", f"{runs[0].bytes}"])
     return ["model", "rate", "mean, %", "worst, %", "bytes of state and places", "all bytes"], rows
+
+
+def levers_table(found: Found) -> Table:
+    """Each combination on each task: mean over seeds, the worst in brackets."""
+    best = best_of(found["levers"])
+    tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
+    rows = []
+    for lever in dict.fromkeys(name.partition(": ")[2] for name in best):
+        cells = [mean_and_worst(best[f"{task}: {lever}"]) for task in tasks]
+        rows.append([lever, *(f"{mean} ({worst})" for mean, worst in cells)])
+    return ["levers", *(f"{task}, % (worst)" for task in tasks)], rows
+
+
+def crossing_table(found: Found) -> Table:
+    """Each model in each setting: what it reached, with how many bytes, after how many steps."""
+    from evidence_crossing import REACHED, long_term, reached
+
+    rows = []
+    for name, runs in best_of(found["crossing"]).items():
+        setting, _, model = name.partition(": ")
+        steps = [reached(run) for run in runs]
+        told = ", ".join("never" if step is None else f"{step}" for step in steps)
+        rows.append([setting, model, *mean_and_worst(runs), f"{long_term(runs[0])}", told])
+    heads = ["setting", "model", "mean, %", "worst, %", "bytes of state and places"]
+    return [*heads, f"steps to {100 * REACHED:.0f} %, by seed"], rows
 
 
 def selection_table(found: Found) -> Table:
@@ -115,28 +140,34 @@ def selection_table(found: Found) -> Table:
 
 def length_table(found: Found) -> Table:
     """Recall at each length; bits a byte in the last octave above the same bytes after a short context."""
+    from evidence_length import mean_octaves
+
     recall, text = best_of(found.get("length_recall", [])), best_of(found.get("length_text", []))
     factors = [int(k) for k in next(iter(recall.values()))[0].measured["accuracy"]]
     rows = []
     for name in dict.fromkeys([*recall, *text]):
         tables = [run.measured["accuracy"] for run in recall.get(name, [])]
         cells = [f"{100 * np.mean([t[str(k)] for t in tables]):.1f}" if tables else "" for k in factors]
-        octaves = text[name][0].measured.get("octaves", []) if name in text else []
+        octaves = mean_octaves(text.get(name, []))
         last = f"{octaves[-1]['difference']:+.3f} ± {1.96 * octaves[-1]['error']:.3f}" if octaves else ""
         rows.append([name, *cells, last])
     return ["model", *(f"recall at {k} x, %" for k in factors), "text, bits/byte above"], rows
 
 
 def mad_table(found: Found) -> Table:
-    """Each model on each task."""
+    """Each model on each task, and the mean over the tasks of recall."""
+    from evidence_mad import RECALL
+
     best = best_of(found["mad"])
     tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
     rows = []
     for model in dict.fromkeys(name.partition(": ")[2] for name in best):
         own = [best.get(f"{task}: {model}", []) for task in tasks]
         values = [100 * float(np.mean([run.accuracy for run in runs])) if runs else np.nan for runs in own]
-        rows.append([model, *(f"{value:.1f}" for value in values)])
-    return ["model", *(task.replace("_", " ") + ", %" for task in tasks)], rows
+        recall = [value for task, value in zip(tasks, values, strict=True) if task in RECALL]
+        values.append(float(np.mean(recall)) if recall else np.nan)
+        rows.append([model, *("" if np.isnan(value) else f"{value:.1f}" for value in values)])
+    return ["model", *(task.replace("_", " ") + ", %" for task in tasks), "mean of recall tasks, %"], rows
 
 
 def language_table(found: Found) -> Table:
@@ -211,6 +242,14 @@ QUESTIONS = (
     Question(
         "recall", ("recall",), recall_table,
         "Gap recall against the bytes of state and places; dots are seeds, dashes models that have neither.",
+    ),
+    Question(
+        "levers", ("levers",), levers_table,
+        "Four tasks of recall by what the layer may use; dots are seeds.",
+    ),
+    Question(
+        "crossing", ("crossing",), crossing_table,
+        "Gap recall after longer training, against the bytes of state and places; dots are seeds.",
     ),
     Question(
         "selection", ("selection",), selection_table,

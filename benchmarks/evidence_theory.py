@@ -340,11 +340,10 @@ def rows(records: Sequence[Record], signals: dict[str, Any], processes: dict[str
     """Agreement at the budget, and where curves saturate."""
     made = []
     for name in next(iter(signals.values())):
-        own = [100 * found[name]["at_budget"] for found in signals.values()]
-        made.append(
-            Row(f"{name}: precision and recall, mean of {len(own)} systems", float(np.mean(own)), "%")
-        )
         for i, what in enumerate(("precision", "recall")):
+            own = [100 * found[name]["at_budget"][i] for found in signals.values()]
+            case = f"{name}: {what} of exact innovations, mean of {len(own)} systems"
+            made.append(Row(case, float(np.mean(own)), "%"))
             struck = [100 * found[name]["shocks"][i] for found in signals.values()]
             made.append(Row(f"{name}: {what} of shocks", float(np.mean(struck)), "%"))
     sets = [100 * found["exact model, lifted"]["sets"] for found in signals.values()]

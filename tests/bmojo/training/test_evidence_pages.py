@@ -69,6 +69,14 @@ FILES = {
         "recall_quick": [run("Transformer", 1.0) | {"memory": {"in_context": 9, "in_state": 0, "eidetic": 0}},
                          run("B'MOJO, m = 4", 0.625)],
     },
+    "levers": {"levers_quick": [run("a task: conv", 0.625), run("a task: Transformer", 1.0)]},
+    "crossing": {
+        "crossing_quick": [
+            run("K = 8: stack, N = 16", 0.5) | {"looks": [{"step": 60, "accuracy": 0.5}]},
+            run("K = 8: B'MOJO, m = 2K", 0.96)
+            | {"looks": [{"step": s, "accuracy": a} for s, a in ((60, 0.2), (120, 0.95), (180, 0.96))]},
+        ],
+    },
     "selection": {
         "selection_quick": [run("top", 0.625, **{"pairs in the set": [0.5, 0.25]}),
                             run("choice at query time", 0.5, cache=1000)],
@@ -92,7 +100,8 @@ FILES = {
     },
 }  # fmt: skip
 SHOWN = {
-    "recall": "62.5", "selection": "50, 25", "length": "+0.500", "mad": "62.5", "language": "2.125",
+    "recall": "62.5", "levers": "62.5 (62.5)", "crossing": "| 5000 | 120 |",
+    "selection": "50, 25", "length": "+0.500", "mad": "62.5", "language": "2.125",
     "storage": "75.0", "growth": "90 (70)", "theory": "62.5",
 }  # fmt: skip
 
@@ -138,13 +147,13 @@ def test_what_has_not_been_run_says_so(script, tmp_path):
 def test_the_page_asks_every_question_once_and_make_runs_each(script):
     keys = [question.key for question in script("evidence_pages").QUESTIONS]
     page, makefile = (ROOT / "docs" / "results.md").read_text(), (ROOT / "Makefile").read_text()
-    assert [page.count(f"_generated/evidence/{key}.md") for key in keys] == [1] * 8
+    assert [page.count(f"_generated/evidence/{key}.md") for key in keys] == [1] * len(keys)
     assert f"EVIDENCE := {' '.join(keys)}\n" in makefile
     assert all((ROOT / "benchmarks" / f"evidence_{key}.py").is_file() for key in keys)
 
 
 @pytest.mark.parametrize("size", ["quick", "full"])
-@pytest.mark.parametrize("name", ["selection", "growth", "theory"])
+@pytest.mark.parametrize("name", ["levers", "crossing", "selection", "growth", "theory"])
 def test_every_job_makes_its_model(script, name, size):
     module = script(f"evidence_{name}")
     jobs = module.jobs_of(module.SIZES[size])
@@ -267,3 +276,60 @@ class TestTheory:
         theory = script("evidence_theory")
         assert theory.saturation([0.0, 1.0, 1.96, 2.0]) == 2
         assert theory.saturation([0.0, 2.0]) == 1
+
+
+def record(script, model, accuracy, seed=0, looks=(), memory=None):
+    kept = {"in_state": 100, "eidetic": 20} if memory is None else memory
+    return script("_evidence").Record(model, 0.01, seed, accuracy, 1.0, kept, 7, 1.0, [1.0], {}, list(looks))
+
+
+class TestLevers:
+    def test_the_effect_is_the_mean_over_the_other_lever(self, script):
+        levers = script("evidence_levers")
+        size, task = levers.SIZES["quick"], levers.STANDARD
+        worth = {"": 0.1, "read-out": 0.5, "write gate": 0.3, "read-out, write gate": 0.9}
+        best = {
+            f"{task}: {name}": [record(script, name, worth[name.partition(", ")[2]])]
+            for name in levers.levers(size)
+            if name != "Transformer"
+        }
+        assert levers.effect(size, best, task, "conv", "read-out") == pytest.approx(50.0)
+        assert levers.effect(size, best, task, "residual", "write gate") == pytest.approx(30.0)
+
+    def test_levers_are_what_their_names_say(self, script):
+        levers = script("evidence_levers")
+        for name, layers in levers.levers(levers.SIZES["quick"]).items():
+            if name != "Transformer":
+                assert layers["state_size"] == (64 if name.startswith("N = 64") else 16)
+                assert (layers["fading_readout"] == "add") == ("read-out" in name)
+                assert layers["write_gate"] == ("write gate" in name)
+                assert layers["predictor"] in name.split(", ")
+
+
+class TestCrossing:
+    def test_steps_are_those_of_the_first_look_that_is_good_enough(self, script):
+        crossing = script("evidence_crossing")
+        looks = [{"step": s, "accuracy": a} for s, a in ((60, 0.3), (120, 0.96), (180, 0.9), (240, 0.99))]
+        assert crossing.reached(record(script, "a", 0.99, looks=looks)) == 120
+        assert crossing.reached(record(script, "a", 0.3, looks=looks[:1])) is None
+
+    def test_the_least_memory_is_one_with_which_every_seed_learned(self, script):
+        crossing = script("evidence_crossing")
+        small, large = {"in_state": 10, "eidetic": 5}, {"in_state": 100, "eidetic": 0}
+        best = {
+            "K = 8: stack, N = 1": [record(script, "", a, s, memory=small) for s, a in enumerate((1.0, 0.9))],
+            "K = 8: stack, N = 2": [record(script, "", 0.96, memory=large)],
+            "K = 8: other": [record(script, "", 1.0, memory=small)],
+        }
+        assert crossing.least_bytes(best, "K = 8", "stack") == 100
+        assert crossing.least_bytes(best, "K = 8", "other") == 15
+        assert crossing.least_bytes(best, "K = 16", "stack") is None
+
+
+def test_octaves_are_means_over_seeds(script):
+    length = script("evidence_length")
+    other = [row | {"bits": row["bits"] + 2.0} for row in OCTAVES]
+    runs = [record(script, "a", 0.0), record(script, "a", 0.0, 1)]
+    for run_, rows in zip(runs, (OCTAVES, other), strict=True):
+        run_.measured["octaves"] = rows
+    assert [row["bits"] for row in length.mean_octaves(runs)] == [5.0, 4.0, 4.0]
