@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"bmojo: {stop or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, FloatingPointError, ImportError, OSError) as error:
-        if _first() or isinstance(error, ImportError | OSError):
+        if getattr(error, "tells", _first() or isinstance(error, ImportError | OSError)):
             print(f"bmojo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from realization.errors import RealizationError, RealizationWarning
 
-__all__ = ["CheckpointError", "CheckpointWarning", "ConfigurationError", "DivergedError"]
+__all__ = ["CheckpointError", "CheckpointWarning", "ConfigurationError", "DivergedError", "LostProcessError"]
 
 
 class ConfigurationError(RealizationError):
@@ -13,6 +13,13 @@ class ConfigurationError(RealizationError):
 
 class CheckpointError(RealizationError):
     """A folder holds another run, or checkpoints that cannot be read."""
+
+
+class LostProcessError(RealizationError):
+    """Another process of a run is gone, or does not answer."""
+
+    tells = True
+    """Whether this process is the one of the others that says so."""
 
 
 class DivergedError(FloatingPointError):

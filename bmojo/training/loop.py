@@ -89,7 +89,7 @@ def fit(
     for stage in stages:
         ranks.check(options.batch, stage.task.length)
     gradient = Gradient(sharded(model, ranks), ranks, options)
-    run = Run(model, stages, options, folder, board, ranks)
+    run = ranks.run = Run(model, stages, options, folder, board, ranks)
     told, step = run.told, run.told.step
     reads = on_step is not None or _at_once(model)
     model.train()

@@ -26,6 +26,9 @@ class ParallelOptions:
     pieces : int
         Parts of a process's batch that follow one another along the sequence, so that later processes have
         work while the earlier ones go on; with `context = 1` it has no use.
+    patience : float
+        Seconds in which another process has to answer. One that dies is noticed at once; this is for one
+        that hangs, or a machine that is cut off, and longer than any process ever works alone.
 
     Raises
     ------
@@ -36,12 +39,13 @@ class ParallelOptions:
     --------
     >>> from bmojo.training.parallel import ParallelOptions
     >>> ParallelOptions(data="fsdp", context=2).to_dict()
-    {'data': 'fsdp', 'context': 2, 'pieces': 1}
+    {'data': 'fsdp', 'context': 2, 'pieces': 1, 'patience': 1800.0}
     """
 
     data: str = "ddp"
     context: int = 1
     pieces: int = 1
+    patience: float = 1800.0
 
     def __post_init__(self) -> None:
         if self.data not in DATA:
@@ -49,6 +53,8 @@ class ParallelOptions:
         for name in ("context", "pieces"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} came; at least 1 is needed.")
+        if not self.patience > 0:
+            raise ConfigurationError(f"patience={self.patience} came; more than 0 seconds are needed.")
         if self.pieces > 1 and self.context == 1:
             raise ConfigurationError(
                 f"pieces={self.pieces} came with context=1, where it has no effect; leave it out."

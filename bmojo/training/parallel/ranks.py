@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bmojo.training.errors import CheckpointError, ConfigurationError
+from bmojo.training.errors import CheckpointError, ConfigurationError, LostProcessError
+from bmojo.training.parallel.lost import Roll, lost, of_contact
 from bmojo.training.parallel.options import ParallelOptions
 
 __all__ = ["Ranks", "ranks_here"]
@@ -57,6 +58,8 @@ class Ranks:
                 f"{'es' if self.size > 1 else ''}; it must divide their number. Start them with `torchrun "
                 "--nproc-per-node N -m bmojo.train CONFIG.toml`."
             )
+        self.run: Any = None
+        """The run in progress, which knows where it stands."""
         self.mesh: Any = None
         self.data, self.context = self.size // context, context
         if self.size > 1:
@@ -217,6 +220,11 @@ def ranks_here(options: ParallelOptions, device: str | None = None) -> Iterator[
     ------
     Ranks
 
+    Raises
+    ------
+    LostProcessError
+        If another process is gone: who, which checkpoint lies where, and what makes the run go on.
+
     Examples
     --------
     >>> from bmojo.training.parallel import ParallelOptions, ranks_here
@@ -229,14 +237,42 @@ def ranks_here(options: ParallelOptions, device: str | None = None) -> Iterator[
     if kind == "cuda" and several:
         kind = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     place = torch.device(kind)
-    begins = several and not dist.is_initialized()
-    if begins:
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
-        backend = "gloo" if place.type == "cpu" else f"cpu:gloo,{place.type}:nccl"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
-    try:
+    if not several or dist.is_initialized():
         yield Ranks(options, place)
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    backend = "gloo" if place.type == "cpu" else f"cpu:gloo,{place.type}:nccl"
+    dist.init_process_group(backend, timeout=timedelta(seconds=options.patience))
+    roll = Roll(_store(), dist.get_rank(), dist.get_world_size())
+    whole = True
+    try:
+        ranks = Ranks(options, place)
+        with _in_contact(roll, ranks):
+            yield ranks
+    except LostProcessError:
+        whole = False  # to take leave of one that is gone may take for ever
+        raise
     finally:
-        if begins:
+        roll.close()
+        if whole:
             dist.destroy_process_group()
+
+
+@contextmanager
+def _in_contact(roll: Roll, ranks: Ranks) -> Iterator[None]:
+    """What goes wrong because another process is gone is said as that; what else does, to the others."""
+    try:
+        yield
+    except Exception as error:
+        if of_contact(error):
+            checkpoints = None if ranks.run is None else ranks.run.checkpoints
+            folder, steps = (None, []) if checkpoints is None else (checkpoints.folder, checkpoints.steps())
+            raise lost(roll, folder, steps, 0 if ranks.run is None else ranks.run.told.step) from None
+        roll.leave_word(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _store() -> Any:
+    """Where the processes found each other."""
+    return dist.PrefixStore("bmojo", dist.distributed_c10d._get_default_store())

@@ -81,7 +81,7 @@ def log_of(folder):
 
 def wait_for(folder, steps, processes):
     """Until the run's log has so many lines of training."""
-    log, limit = log_of(folder), time.monotonic() + 120
+    log, limit = log_of(folder), time.monotonic() + 300
     while time.monotonic() < limit and all(process.poll() is None for process in processes):
         if log.is_file() and log.read_text().count('"losses"') >= steps:
             return
