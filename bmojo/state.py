@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from bmojo.fading import MixerState
+from bmojo.tensors import read_tensors, safetensors
+from realization.errors import DataError
 
 __all__ = ["BMojoState", "KeyValueRing", "closed", "held", "ordered", "renewed", "written"]
 
@@ -53,17 +55,50 @@ def held(ring: Tensor, position: int) -> Tensor:
     return ring[:, row : row + 1]
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch as files
-    except ModuleNotFoundError:
-        raise ImportError("states are stored by safetensors: pip install 'realization[bmojo]'") from None
-    return files
-
-
 def _numbered(name: str, tensors: dict[str, Tensor]) -> list[str]:
     """`name.0`, `name.1`, ... as far as they go."""
     return [f"{name}.{i}" for i in range(len(tensors)) if f"{name}.{i}" in tensors]
+
+
+def _misfits(state: BMojoState) -> list[str]:
+    """What in a state that came from outside does not fit the rest: kernels rely on it."""
+    B, (m, w), t = state.batch, (_places(state.eidetic_index), _places(state.window.keys)), state.position
+    heads = tuple(state.window.keys.shape[2:])
+    needed: dict[str, tuple[tuple[int, ...], ...]] = {
+        "eidetic_index": ((B, m),),
+        "eidetic_priority": ((B, m),),
+        "eidetic_gate": ((B, m), (B, 0)),
+        "window_priority": ((B, w), (B, 0)),
+        "window_gate": ((B, w), (B, 0)),
+        "lacking": ((B,),),
+        "place": ((B, 2),),
+        **{f"window.{part}": ((B, w, *heads),) for part in ("keys", "values")},
+        **{f"fading.{part}": ((B, 2 * w, *heads), (B, 0, *heads)) for part in ("keys", "values")},
+        **{f"eidetic.{part}": ((B, m, *heads),) for part in ("keys", "values")},
+    }
+    faults = []
+    for name, x in state.tensors().items():
+        if x.ndim == 0 or len(x) != B or (name in needed and tuple(x.shape) not in needed[name]):
+            faults.append(f"{name} of shape {tuple(x.shape)}")
+        elif x.is_floating_point() == (name in ("eidetic_index", "lacking", "place")):
+            faults.append(f"{name} of {x.dtype}")
+    if faults or len(heads) != 2:
+        return faults or ["window.keys has no heads"]
+    index, lacking = state.eidetic_index, state.lacking
+    if (
+        index.dtype is not torch.int64
+        or ((index < -1) | (index >= max(t, 1))).any()
+        or (index.diff() < 0).any()
+    ):
+        faults.append(f"eidetic_index is not of positions before {t} in their order")
+    if lacking is not None and ((lacking < 0) | (lacking > t)).any():
+        faults.append(f"lacking is beyond {t} tokens")
+    return faults
+
+
+def _places(x: Tensor) -> int:
+    """Places along the second axis; none where there is no such axis."""
+    return x.shape[1] if x.ndim > 1 else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +241,7 @@ class BMojoState:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file in the safetensors format; the file is there whole or not at all."""
-        save_file = _safetensors().save_file
+        save_file = safetensors().save_file
         whole = Path(path)
         part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.tensors().items()}
@@ -222,22 +257,30 @@ class BMojoState:
 
         Raises
         ------
-        ValueError
-            If the file holds no state.
+        FileNotFoundError
+            If there is no such file.
+        DataError
+            If the file is damaged, holds no state, or tensors that do not fit each other.
         """
-        with _safetensors().safe_open(path, framework="pt", device=str(device)) as file:
-            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.get("format") != "bmojo state":
-            raise ValueError(f"BMojoState.load: {os.fspath(path)} holds no state; `save` writes one.")
-        values: dict[str, Any] = {"position": int(about["position"])}
+        tensors, about = read_tensors(path, device)
+        position = about.get("position", "")
+        if about.get("format") != "bmojo state" or not (position.isdecimal() and len(position) < 19):
+            raise DataError(f"BMojoState.load: {os.fspath(path)} holds no state; `save` writes one.")
+        values: dict[str, Any] = {"position": int(position)}
         for item in fields(cls):
-            parts = [tensors[key] for key in _numbered(item.name, tensors)]
+            parts = [tensors.pop(key) for key in _numbered(item.name, tensors)]
             if item.name in ("mixer", "predictor"):
                 values[item.name] = tuple(parts)
-            elif f"{item.name}.keys" in tensors:
-                values[item.name] = KeyValueRing(tensors[f"{item.name}.keys"], tensors[f"{item.name}.values"])
+            elif f"{item.name}.keys" in tensors and f"{item.name}.values" in tensors:
+                ring = (tensors.pop(f"{item.name}.{part}") for part in ("keys", "values"))
+                values[item.name] = KeyValueRing(*ring)
             elif item.name in tensors:
-                values[item.name] = tensors[item.name]
+                values[item.name] = tensors.pop(item.name)
+        missing = [i.name for i in fields(cls) if i.name not in values and i.default is MISSING]
+        faults = [f"missing {name}" for name in missing] + [f"left over {name}" for name in tensors]
+        faults = faults or _misfits(cls(**values))
+        if faults:
+            raise DataError(f"BMojoState.load: {os.fspath(path)} holds no state: {'; '.join(faults)}.")
         return cls(**values)
 
     @property

@@ -15,9 +15,10 @@ from typing import IO, Any
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-__all__ = ["load_arrays", "named_errors"]
+__all__ = ["RATIO", "check_array", "load_arrays", "named_errors"]
 
 LARGEST_HEADER = 10_000
+LONGEST_SIDE = 1 << 16  # of an array without entries
 RATIO = 1040  # deflate packs no more into one byte
 
 
@@ -54,7 +55,7 @@ def load_arrays(place: str | os.PathLike[str] | bytes) -> NDArray[Any] | dict[st
         file.seek(0)
         if file.read(4) != b"PK\x03\x04":
             file.seek(0)
-            _check(file, size)
+            check_array(file, size)
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
         with zipfile.ZipFile(file) as archive:
@@ -63,14 +64,27 @@ def load_arrays(place: str | os.PathLike[str] | bytes) -> NDArray[Any] | dict[st
                 if info.file_size > RATIO * size:
                     raise ValueError(f"{info.filename} promises {info.file_size} bytes in a file of {size}")
                 with archive.open(info) as member:
-                    _check(member, info.file_size)
+                    check_array(member, info.file_size)
                 with archive.open(info) as member:
                     found[info.filename.removesuffix(".npy")] = npy.read_array(member, allow_pickle=False)
             return found
 
 
-def _check(file: IO[bytes], size: int) -> None:
-    """Refuse an array that promises more than the bytes behind its header."""
+def check_array(file: IO[bytes], size: int) -> None:
+    """Refuse an array that promises more than the bytes behind its header.
+
+    Parameters
+    ----------
+    file : binary file
+        At its beginning.
+    size : int
+        Bytes in it.
+
+    Raises
+    ------
+    ValueError
+        And what NumPy raises on a damaged header.
+    """
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"it has format version {version}")
@@ -81,7 +95,8 @@ def _check(file: IO[bytes], size: int) -> None:
     needed = dtype.itemsize
     for side in shape:
         needed *= int(side)
-    if not 0 <= needed <= size - file.tell():
+    # Nothing at all may still have a side without end, along which one would walk.
+    if not 0 <= needed <= size - file.tell() or max(shape, default=0) > max(size, LONGEST_SIDE):
         raise ValueError(f"shape {shape} of {dtype} came with {size - file.tell()} bytes")
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there; and files from strangers, read in their folder alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from realization.errors import DataError
 
-__all__ = ["write_atomically", "write_whole"]
+__all__ = ["file_within", "folder_size", "read_small", "write_atomically", "write_whole"]
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -65,3 +65,82 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         os.replace(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_within(folder: str | os.PathLike[str], name: str) -> Path:
+    """The path of a file in a folder, which need not be there; a link out of the folder is refused.
+
+    Parameters
+    ----------
+    folder : str or path
+    name : str
+
+    Raises
+    ------
+    DataError
+        If the name or a link leads out of the folder, or what is there is no file.
+
+    Examples
+    --------
+    >>> from realization.files import file_within
+    >>> file_within("/tmp", "../etc/passwd")
+    Traceback (most recent call last):
+        ...
+    realization.errors.DataError: cannot read /tmp/../etc/passwd: it lies outside of /tmp; copy it there.
+    """
+    place = Path(folder, name)
+    if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(f"cannot read {place}: it lies outside of {folder}; copy it there.")
+    if place.exists() and not place.is_file():
+        raise DataError(f"cannot read {place}: it is no file.")
+    return place
+
+
+def folder_size(folder: str | os.PathLike[str]) -> int:
+    """Bytes of the files in a folder, in which no link, however deep, may lead out of it.
+
+    Parameters
+    ----------
+    folder : str or path
+
+    Raises
+    ------
+    DataError
+        With the first such link, or what is neither file nor folder.
+    """
+    root, size = os.path.realpath(folder), 0
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise DataError(f"cannot read {path}: it is a link out of {folder}; copy what it leads to.")
+            if not path.is_dir():
+                if not path.is_file():
+                    raise DataError(f"cannot read {path}: it is neither a file nor a folder.")
+                size += path.stat().st_size
+    return size
+
+
+def read_small(path: str | os.PathLike[str], largest: int) -> bytes:
+    """The bytes of a file that is a file, and no larger than it may be.
+
+    Parameters
+    ----------
+    path : str or path
+    largest : int
+        Bytes.
+
+    Raises
+    ------
+    DataError
+        If it is larger, or a pipe or a device, which may have no end.
+    OSError
+        If it cannot be read.
+    """
+    place = Path(path)
+    size = place.stat().st_size
+    if not place.is_file():
+        raise DataError(f"cannot read {place}: it is no file.")
+    if size > largest:
+        raise DataError(f"cannot read {place}: it has {size} bytes; at most {largest} are read.")
+    return place.read_bytes()

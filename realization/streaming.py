@@ -19,7 +19,7 @@ import numpy as np
 from realization.archives import load_arrays
 from realization.arguments import check_whole
 from realization.errors import DataError
-from realization.files import write_atomically
+from realization.files import read_small, write_atomically
 from realization.progress import Progress
 from realization.signals.chunks import Column, Source, source_of
 from realization.stream import StreamingFactorization
@@ -108,7 +108,7 @@ def stream_file(
     work |= {"block_rows": block_rows, "dt": dt, "chunk": chunk, "contiguous": contiguous}
     seen, number, done = StreamingFactorization(p, m, block_rows=block_rows, dt=dt), 0, 0
     if checkpoint is not None and Path(checkpoint).exists():
-        seen, number, done = _read_checkpoint(checkpoint, work)
+        seen, number, done = _read_checkpoint(checkpoint, work, seen)
     with Progress("stream_file", shown=progress, unit="sample") as bar:
         bar.expect(sum(s.length or 0 for s in sources))
         bar.advance(seen.length)
@@ -161,12 +161,10 @@ def _write_checkpoint(
 
 
 def _read_checkpoint(
-    path: str | os.PathLike[str], work: dict[str, Any]
+    path: str | os.PathLike[str], work: dict[str, Any], fresh: StreamingFactorization
 ) -> tuple[StreamingFactorization, int, int]:
     try:
-        if os.stat(path).st_size > LARGEST_CHECKPOINT:
-            raise ValueError("it is larger than any checkpoint")
-        raw = Path(path).read_bytes()
+        raw = read_small(path, LARGEST_CHECKPOINT)
         begin = len(MAGIC) + 32
         if raw[: len(MAGIC)] != MAGIC or raw[len(MAGIC) : begin] != hashlib.sha256(raw[begin:]).digest():
             raise ValueError("its checksum is another")
@@ -174,15 +172,37 @@ def _read_checkpoint(
         if not isinstance(arrays, dict):
             raise ValueError("it holds one array")
         header = json.loads(str(arrays.pop("header")))
-        seen = StreamingFactorization._from_arrays(arrays)
-    except (OSError, KeyError, ValueError) as error:
+        told, number, done = header["work"], header["source"], header["chunk"]
+        if not (isinstance(told, dict) and type(number) is type(done) is int and min(number, done) >= 0):
+            raise ValueError("its header is another")
+        if told == work:
+            _check_arrays(arrays, fresh._arrays())
+            seen = StreamingFactorization._from_arrays(arrays)
+            return seen, min(number, len(work["marks"])), done
+    except (OSError, LookupError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise DataError(
             f"stream_file: the checkpoint {path} is damaged or none ({error}). Delete it to begin anew."
         ) from None
-    if header["work"] != work:
-        changed = [name for name in work if header["work"].get(name) != work[name]]
-        raise DataError(
-            f"stream_file: the checkpoint {path} is of another work ({', '.join(changed)} differ). Name "
-            "another file, or delete it to begin anew."
-        )
-    return seen, int(header["source"]), int(header["chunk"])
+    changed = [name for name in {**work, **told} if told.get(name) != work.get(name)]
+    raise DataError(
+        f"stream_file: the checkpoint {path} is of another work ({', '.join(changed)} differ). Name "
+        "another file, or delete it to begin anew."
+    )
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], fresh: dict[str, np.ndarray]) -> None:
+    """Refuse arrays that do not fit this work, before any memory is taken for what they say."""
+    if set(arrays) != set(fresh) or any(x.dtype != np.float64 for x in arrays.values()):
+        raise ValueError("it holds other arrays")
+    q, lagged = fresh["starts"].size, len(fresh["products"])
+    for name, x in arrays.items():
+        if name == "origin":
+            fits = x.shape in ((0,), (q,))
+        elif name in ("head", "rest"):
+            fits = x.ndim == 2 and x.shape[1] == q and len(x) <= lagged
+        else:
+            fits = x.shape == fresh[name].shape
+        if not fits:
+            raise ValueError(f"{name} has shape {x.shape}")
+    if (arrays["numbers"][:3] != fresh["numbers"][:3]).any():
+        raise ValueError("it is of other channels")

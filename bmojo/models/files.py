@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Hub", "load_weights", "read_config", "write_model"]
+from bmojo.tensors import read_json, read_tensors, shapes_of
+from realization.errors import DataError
+from realization.files import file_within
+
+__all__ = ["Hub", "filled", "model_file", "read_config", "read_model", "write_model"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -70,6 +76,35 @@ def write_model(folder: str | os.PathLike[str], config: dict[str, Any], tensors:
     _written(target / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def model_file(folder: str | os.PathLike[str], name: str) -> Path:
+    """The path of a file of a model; a link out of the folder is followed into the hub's cache alone.
+
+    Parameters
+    ----------
+    folder : path
+    name : str
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no model.
+    DataError
+        If a link leads out of the folder.
+    """
+    place = Path(folder)
+    if place.parent.name == "snapshots" and (place / name).is_symlink():
+        cache = place.parent.parent  # where the hub keeps a file once, whatever revisions have it
+        file_within(cache, os.fspath((place / name).relative_to(cache)))
+        path = place / name
+    else:
+        path = file_within(place, name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{os.fspath(folder)} holds no model: there is no {name}; `save` writes {CONFIG} and {WEIGHTS}."
+        )
+    return path
+
+
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration in a folder that `write_model` wrote.
 
@@ -81,40 +116,100 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     ------
     FileNotFoundError
         If the folder holds no model.
+    DataError
+        If the configuration is damaged.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{os.fspath(folder)} holds no model: there is no {CONFIG}; `save` writes {CONFIG} and {WEIGHTS}."
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(model_file(folder, CONFIG))
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike[str], device: str = "cpu") -> None:
-    """Weights of a safetensors file into a module, each of them into its place.
+def read_model(
+    folder: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module], device: str = "cpu"
+) -> nn.Module:
+    """The model in a folder that `write_model` wrote, in evaluation mode; weights keep their dtype.
 
     Parameters
     ----------
-    module : torch.nn.Module
-    path : path
+    folder : path
+    build : callable
+        Makes a module of `vocabulary`, `layers` and `mlp_ratio` in the configuration. It is called without
+        memory first, and again once the weights are seen to fit.
     device : str
 
     Raises
     ------
-    ValueError
-        If a tensor is missing, left over, or of another shape.
+    FileNotFoundError
+        If the folder holds no model.
+    DataError
+        If a file is damaged, options do not fit together, or a weight is missing, left over or of another
+        shape; the message lists them.
     """
-    from safetensors.torch import load_file
+    config = read_config(folder)
+    missing = {"vocabulary", "layers", "mlp_ratio"} - set(config)
+    if missing:
+        raise DataError(
+            f"{os.fspath(folder)} holds another model; its configuration lacks {', '.join(sorted(missing))}."
+        )
+    path, layers = model_file(folder, WEIGHTS), config["layers"]
+    shapes = shapes_of(path)
+    if not isinstance(layers, list) or len(layers) > len(shapes):
+        raise DataError(f"{path} does not fit the model: {len(shapes)} tensors came for its `layers`.")
+    with torch.device("meta"):
+        wanted = _built(build, config, folder).state_dict()
+    _check_shapes({name: tuple(x.shape) for name, x in wanted.items()}, shapes, path)
+    model = _built(build, config, folder)
+    return filled(model, read_tensors(path, device)[0], path).to(device).eval()
 
-    tensors = load_file(path, device=device)
+
+def filled(module: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> nn.Module:
+    """The module with these tensors, each of them in its place, in the dtype in which they were written.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    tensors : mapping of str to Tensor, of any shape (...)
+    path : path
+        Where they come from, for messages.
+
+    Raises
+    ------
+    DataError
+        If a tensor is missing, left over, of another shape, or of whole numbers where fractions are needed.
+    """
     wanted = module.state_dict()
-    faults = [f"missing {name}" for name in wanted if name not in tensors]
-    faults += [f"left over {name}" for name in tensors if name not in wanted]
+    _check_shapes(_shapes(wanted), _shapes(tensors), path)
+    odd = [name for name, x in wanted.items() if x.is_floating_point() != tensors[name].is_floating_point()]
+    if odd:
+        name = odd[0]
+        raise DataError(f"{path} does not fit the model: {name} is of {tensors[name].dtype}.")
+    module.load_state_dict(tensors, assign=True)
+    return module
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in tensors.items()}
+
+
+def _built(
+    build: Callable[[dict[str, Any]], nn.Module], config: dict[str, Any], folder: str | os.PathLike[str]
+) -> nn.Module:
+    try:
+        return build(config)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{os.fspath(folder)} holds no model that can be built: {reason}") from None
+
+
+def _check_shapes(
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    path: str | os.PathLike[str],
+) -> None:
+    faults = [f"missing {name}" for name in wanted if name not in found]
+    faults += [f"left over {name}" for name in found if name not in wanted]
     faults += [
-        f"{name}: {tuple(tensors[name].shape)} came, {tuple(x.shape)} is needed"
-        for name, x in wanted.items()
-        if name in tensors and tensors[name].shape != x.shape
+        f"{name}: {found[name]} came, {shape} is needed"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
     ]
     if faults:
-        raise ValueError(f"{os.fspath(path)} does not fit the model: {'; '.join(faults)}.")
-    module.load_state_dict(tensors, assign=True)  # in the dtype in which they were written
+        raise DataError(f"{os.fspath(path)} does not fit the model: {'; '.join(faults)}.")

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bmojo.config import BMojoConfig
 from bmojo.layer import BMojo
-from bmojo.models.files import CONFIG, WEIGHTS, Hub, load_weights, read_config, write_model
+from bmojo.models.files import CONFIG, WEIGHTS, Hub, read_model, write_model
 from bmojo.models.generation import Generated, LMState, generated
 from bmojo.models.sampling import Sampler
 from bmojo.passes import Stored
@@ -285,19 +285,16 @@ class BMojoLM(nn.Module, Hub, library_name="realization", tags=["bmojo"]):
         ------
         FileNotFoundError
             If the folder holds no model.
-        ValueError
-            If a weight is missing, left over or of another shape; the message lists them.
+        DataError
+            If a file is damaged, or a weight is missing, left over or of another shape; the message lists
+            them.
         """
-        config = read_config(folder)
-        missing = {"vocabulary", "layers", "mlp_ratio"} - set(config)
-        if missing:
-            raise ValueError(
-                f"BMojoLM.load: {os.fspath(folder)} holds another model; its configuration lacks "
-                f"{', '.join(sorted(missing))}."
-            )
-        model = cls(config["vocabulary"], config["layers"], mlp_ratio=config["mlp_ratio"]).to(device)
-        load_weights(model, Path(folder) / WEIGHTS, device)
-        return model.eval()
+        model: Any = read_model(folder, cls._of_options, device)
+        return model
+
+    @classmethod
+    def _of_options(cls, config: dict[str, Any]) -> BMojoLM:
+        return cls(config["vocabulary"], config["layers"], mlp_ratio=config["mlp_ratio"])
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)

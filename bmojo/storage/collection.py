@@ -213,11 +213,10 @@ def collection_name(prefix: str, shape: tuple[int, int, int]) -> str:
     return "_".join([prefix, *map(str, shape)])
 
 
-def shapes_in(client: Any, prefix: str) -> list[tuple[int, int, int]]:
+def shapes_in(client: Any, prefix: str, timeout: float) -> list[tuple[int, int, int]]:
     """Shapes of the rows that a server has collections for."""
-    matches = [
-        re.fullmatch(re.escape(prefix) + r"_(\d+)_(\d+)_(\d+)", name) for name in client.list_collections()
-    ]
+    names = client.list_collections(timeout=timeout)
+    matches = [re.fullmatch(re.escape(prefix) + r"_(\d+)_(\d+)_(\d+)", name) for name in names]
     return [(int(found[1]), int(found[2]), int(found[3])) for found in matches if found]
 
 

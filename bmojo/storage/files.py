@@ -290,8 +290,8 @@ class StreamFiles:
     def _read_whole(self, name: str) -> bytes:
         path = self.folder / name
         try:
-            if path.is_symlink():
-                raise StorageError(f"cannot read {path}: it is a link, and a store has none.")
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise StorageError(f"cannot read {path}: it is a link or no file, and a store has none.")
             with path.open("rb") as file:
                 return file.read(BYTES)
         except FileNotFoundError:

@@ -24,7 +24,7 @@ from bmojo.storage.locking import held
 from bmojo.storage.protocol import Found, Rows, Stream, checked_place, checked_queries, checked_rows, joined
 from bmojo.storage.writer import BackgroundWriter
 from realization.errors import DataError
-from realization.files import write_atomically
+from realization.files import file_within, read_small, write_atomically
 
 __all__ = ["FlatStore", "Job"]
 
@@ -379,8 +379,9 @@ class FlatStore:
         """Open the streams that are there."""
         about = self.folder / "store.json"
         try:
-            with about.open("rb") as file:
-                content = json.loads(file.read(4096))
+            content = json.loads(read_small(file_within(self.folder, "store.json"), 4096))
+        except DataError as error:
+            raise StorageError(str(error)) from None
         except FileNotFoundError:
             raise StorageError(f"cannot read {self.folder}: there is no store; mode='a' makes one.") from None
         except OSError as error:

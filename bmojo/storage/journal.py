@@ -28,6 +28,7 @@ DIGESTS = re.compile(r"(\d{4})-(\d{7})\.digests")
 UNFINISHED = re.compile(r"\.\d{20}\.rows\.[0-9a-f]{32}\.tmp")
 DIGEST = 8  # bytes for each row
 LARGEST = 1 << 31  # bytes of a segment
+FARTHEST = 1 << 27  # rows elsewhere that a crash may leave without digests
 HEADER = struct.Struct("<8sqqq")  # of the digests: magic, heads, widths
 
 
@@ -162,6 +163,11 @@ class Journal:
                 self._open(path)
             for number in sorted(self._waiting):  # a crash may have come before their digests were written
                 segment = self._read(number)
+                if segment.rows.first > len(self._passed.get(segment.stream, ())) + FARTHEST:
+                    raise StorageError(
+                        f"cannot read {self.folder / f'{number:020d}.rows'}: it begins at row "
+                        f"{segment.rows.first}, and the rows before are not known; remove it."
+                    )
                 if not self._known(segment.stream, segment.rows):
                     self._note(segment)
         except OSError as error:
@@ -254,8 +260,8 @@ class Journal:
         if UNFINISHED.fullmatch(path.name):
             path.unlink()
         digests, segment = DIGESTS.fullmatch(path.name), SEGMENT.fullmatch(path.name)
-        if path.is_symlink() and (digests or segment):
-            raise StorageError(f"cannot read {path}: it is a link, and a journal has none.")
+        if (digests or segment) and (path.is_symlink() or not path.is_file()):
+            raise StorageError(f"cannot read {path}: it is a link or no file, and a journal has none.")
         if digests:
             stream = Stream(int(digests[1]), int(digests[2]))
             self._passed[stream] = _Passed.unpacked(path.read_bytes(), path)

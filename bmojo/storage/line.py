@@ -112,7 +112,7 @@ class Line:
         """Shape and number of a stream's rows; `None` and 0 where Milvus has none."""
         with self._lock:
             client = self._connected()
-        for shape in shapes_in(client, self.prefix):
+        for shape in shapes_in(client, self.prefix, self.timeout):
             count = self.collection(shape).count(stream)
             if count:
                 return shape, count

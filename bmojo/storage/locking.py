@@ -34,6 +34,7 @@ def held(folder: Path) -> IO[bytes]:
     """
     try:
         folder.mkdir(exist_ok=True)
+        _check(folder / "lock")
         lock = (folder / "lock").open("ab")
     except FileNotFoundError:
         raise StorageError(f"cannot make {folder}: {folder.parent} is not there; make it first.") from None
@@ -48,3 +49,9 @@ def held(folder: Path) -> IO[bytes]:
                 f"cannot write {folder}: another store writes to it; close that one."
             ) from None
     return lock
+
+
+def _check(path: Path) -> None:
+    """Refuse a link, which may lead elsewhere, and a pipe, which would be waited for."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise StorageError(f"cannot write {path}: it is no file; remove it.")

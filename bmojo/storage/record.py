@@ -101,4 +101,5 @@ def _unpacked(part: bytes) -> Record | None:
     magic, *numbers = LAYOUT.unpack(content)
     record = Record(*numbers)
     widths = (record.heads, record.key_width, record.value_width)
-    return record if magic == MAGIC and all(0 < width <= 1 << 16 for width in widths) else None
+    sane = max(record.number, record.rows) < 1 << 63 and all(0 < width <= 1 << 16 for width in widths)
+    return record if magic == MAGIC and sane else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
@@ -13,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmojo.tensors import read_json, read_tensors
 from bmojo.training.errors import CheckpointError, CheckpointWarning
-from realization.files import write_whole
+from realization.files import file_within, write_whole
 
 __all__ = ["SHARDS", "Checkpoints", "digest", "sync_folder", "write_json"]
 
@@ -153,7 +155,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 _verify(self._path(step))
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 faults.append(f"{self._path(step).name}: {error}")
                 continue
             if faults:
@@ -177,13 +179,20 @@ class Checkpoints:
         ----------
         step : int
         device : str or torch.device
-        """
-        from safetensors.torch import load_file
 
+        Raises
+        ------
+        CheckpointError
+            If it is not what `write` writes.
+        """
         path = self._path(step)
-        values = json.loads((path / VALUES).read_text(encoding="utf-8"))
-        tensors = load_file(path / TENSORS, device=str(device))
-        return tensors | _joined([path / name for name in values.get(SHARDS, {})], device), values
+        try:
+            values = read_json(file_within(path, VALUES))
+            tensors, _ = read_tensors(file_within(path, TENSORS), device)
+            shards = [file_within(path, name) for name in values.get(SHARDS, {})]
+            return tensors | _joined(shards, device), values
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}; remove it to go on without it.") from None
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -234,27 +243,34 @@ def digest(path: Path) -> str:
 
 def _verify(path: Path) -> None:
     """Refuse a checkpoint of which a file is missing, or is not what was written."""
-    values = json.loads((path / VALUES).read_text(encoding="utf-8"))
-    if values["format"] != FORMAT:
-        raise ValueError(f"its format is {values['format']!r}, not {FORMAT!r}")
-    for name, expected in {TENSORS: values["sha256"], **values.get(SHARDS, {})}.items():
-        if Path(name).name != name or digest(path / name) != expected:
+    if path.is_symlink() or not path.is_dir():
+        raise ValueError("it is no folder")
+    values = read_json(file_within(path, VALUES))
+    if values.get("format") != FORMAT:
+        raise ValueError(f"its format is {values.get('format')!r}, not {FORMAT!r}")
+    shards = values.get(SHARDS, {})
+    if not isinstance(shards, dict) or values.get("step") != int(path.name.removeprefix("step-")):
+        raise ValueError("it is of another step")
+    for name, expected in {TENSORS: values.get("sha256"), **shards}.items():
+        if digest(file_within(path, name)) != expected:
             raise ValueError("wrong checksum")
 
 
 def _joined(paths: list[Path], device: str | torch.device) -> dict[str, Tensor]:
     """Tensors of which each file holds a part, with the offset where it lies."""
-    from safetensors import safe_open
-
     parts: dict[str, list[tuple[list[int], Tensor]]] = {}
     for path in paths:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            offsets = json.loads((file.metadata() or {})["DCP_SHARDING_INFO"])
-            for name in file.keys():  # noqa: SIM118
-                parts.setdefault(name, []).append((offsets[name]["saved_offsets"], file.get_tensor(name)))
+        tensors, about = read_tensors(path, device)
+        offsets = json.loads(about["DCP_SHARDING_INFO"])
+        for name, x in tensors.items():
+            parts.setdefault(name, []).append((offsets[name]["saved_offsets"], x))
     joined = {}
     for name, found in parts.items():
         sizes = [max(o[i] + x.shape[i] for o, x in found) for i in range(found[0][1].ndim)]
+        if min((min(o, default=0) for o, _ in found)) < 0 or math.prod(sizes) != sum(
+            x.numel() for _, x in found
+        ):
+            raise ValueError(f"the parts of {name} do not fit each other")
         joined[name] = whole = found[0][1].new_empty(sizes)
         for offset, part in found:
             whole[tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))] = part

@@ -20,9 +20,12 @@ from bmojo.training.loop import Stage
 from bmojo.training.models import PRESETS, layer_configs
 from bmojo.training.options import TrainOptions
 from bmojo.training.parallel.options import ParallelOptions
+from realization.errors import DataError
+from realization.files import read_small
 
 __all__ = ["Configuration", "read_configuration"]
 
+LARGEST = 1 << 20  # bytes of a file
 SECTIONS = ("name", "task", "curriculum", "model", "train", "parallel", "output")
 SWEEP = {"rates": list[float], "seeds": list[int]}
 OUTPUT = {"folder": str, "tensorboard": bool}
@@ -155,8 +158,10 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigurationError("there is no such file.")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_small(path, LARGEST).decode())
+    except DataError as error:
+        raise ConfigurationError(str(error)) from None
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"not TOML: {error}.") from None
 
 
@@ -168,7 +173,7 @@ def _with(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"--set {change}: SECTION.KEY=VALUE is needed, such as train.steps=100.")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text.strip()  # a word without quotes
         values.setdefault(section, {})[name] = value
     return values

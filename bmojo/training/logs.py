@@ -63,10 +63,10 @@ class JsonLines:
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the last one of a process that was killed
         if isinstance(found, dict) and isinstance(found.get("step"), int):
             yield found

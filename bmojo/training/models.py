@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bmojo.config import BMojoConfig
-from bmojo.models.files import WEIGHTS, load_weights, read_config
+from bmojo.models.files import read_config, read_model
 from bmojo.models.language_model import BMojoLM
 from bmojo.presets import bare_mixer, bmojo_f, sliding_window, stacked_hybrid, transformer
 from bmojo.tasks.protocol import Task
@@ -125,13 +125,16 @@ def load_model(folder: str | Path, *, device: str = "cpu") -> nn.Module:
     ------
     FileNotFoundError
         If there is no model.
+    DataError
+        If its files are damaged or do not fit each other.
     """
     place = Path(folder)
     place = place / "model" if (place / "model").is_dir() else place
-    config = read_config(place)
-    if not config.pop("pooled", False):
+    if not read_config(place).get("pooled", False):
         return BMojoLM.load(place, device=device)
+    return read_model(place, _pooled, device)
+
+
+def _pooled(config: dict[str, Any]) -> PooledLM:
     layers = [BMojoConfig(**layer) for layer in config["layers"]]
-    model = PooledLM(config["vocabulary"], layers, mlp_ratio=config["mlp_ratio"]).to(device)
-    load_weights(model, place / WEIGHTS, device)
-    return model.eval()
+    return PooledLM(config["vocabulary"], layers, mlp_ratio=config["mlp_ratio"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from bmojo.models.files import write_model
+from bmojo.tensors import read_json
 from bmojo.training.checkpoints import write_json
 from bmojo.training.config import Configuration, read_configuration
 from bmojo.training.errors import CheckpointError, DivergedError
@@ -25,6 +26,7 @@ from bmojo.training.loop import Fitted, Stage, fit
 from bmojo.training.models import build_model
 from bmojo.training.options import TrainOptions
 from bmojo.training.parallel.ranks import Ranks, ranks_here
+from realization.files import file_within
 
 try:
     import fcntl
@@ -252,7 +254,7 @@ def _all(config: Configuration, root: Path | None, ranks: Ranks, quiet: bool) ->
 def _held(root: Path) -> IO[bytes]:
     """The folder, held against other processes until the file is closed."""
     root.mkdir(parents=True, exist_ok=True)
-    lock = (root / LOCK).open("ab")
+    lock = file_within(root, LOCK).open("ab")
     if fcntl is not None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -274,7 +276,7 @@ def _prepare(root: Path, config: Configuration, fresh: bool) -> None:
         others = []
     plain = json.loads(json.dumps(config.to_dict()))
     if told.is_file():
-        before = json.loads(told.read_text(encoding="utf-8"))
+        before = read_json(file_within(root, told.name))
         differs = [name for name in ("task", "model", "curriculum") if before.get(name) != plain.get(name)]
         if differs:
             raise CheckpointError(
@@ -336,7 +338,12 @@ def _fitted(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.exists():
+        return None
+    found = read_json(file_within(path.parent, path.name))
+    if not isinstance(found.get("step"), int):
+        raise CheckpointError(f"{path} does not say at which step a run diverged; remove it.")
+    return {"step": found["step"]}
 
 
 def _best_rate(config: Configuration, runs: Sequence[RunResult]) -> float:

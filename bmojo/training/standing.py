@@ -207,11 +207,23 @@ class Run:
         if found is None:
             return
         tensors, values = found
+        place = self.checkpoints.folder if self.checkpoints else ""
+        try:
+            self._take_up(tensors, values, place)
+        except CheckpointError:
+            raise
+        except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).split("\n")[0]
+            raise CheckpointError(f"{place} holds no run: {reason}; remove it to begin anew.") from None
+
+    def _take_up(self, tensors: dict[str, Tensor], values: dict[str, Any], place: object) -> None:
+        """Tensors and values of a checkpoint, which anyone may have written."""
         if values["run"] != self.about():
             raise CheckpointError(
-                f"{self.checkpoints.folder if self.checkpoints else ''} is of another run: "
-                f"{_difference(values['run'], self.about())}. Name another folder, or begin anew."
+                f"{place} is of another run: {_difference(values['run'], self.about())}. Name another "
+                "folder, or begin anew."
             )
+        told = _fitted(values, tensors["losses"])
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
@@ -224,15 +236,7 @@ class Run:
             torch.set_rng_state(own)
         if "cuda" in parts["generator"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(parts["generator"]["cuda"])
-        self.told = Fitted(
-            values["step"],
-            tensors["losses"].tolist(),
-            values["evaluations"],
-            values["best"],
-            values["waited"],
-            values["seconds"],
-            values["ended"],
-        )
+        self.told = told
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
@@ -304,3 +308,20 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     if one["parameters"] != other["parameters"]:
         found.append("the model has other parameters")
     return "; ".join(found)
+
+
+def _fitted(values: dict[str, Any], losses: Tensor) -> Fitted:
+    """How far a checkpoint says that a run has come, if it says so as `Run.save` does."""
+    names = ("step", "evaluations", "best", "waited", "seconds", "ended")
+    step, evaluations, best, waited, seconds, ended = (values[name] for name in names)
+    forms = [
+        type(step) is int and losses.shape == (step,) and losses.is_floating_point(),
+        isinstance(evaluations, list) and all(isinstance(line, dict) for line in evaluations),
+        best is None or isinstance(best, float | int),
+        type(waited) is int,
+        isinstance(seconds, float | int),
+        isinstance(ended, str),
+    ]
+    if not all(forms):
+        raise ValueError(f"its {names[forms.index(False)]} is not as it was written")
+    return Fitted(step, losses.tolist(), evaluations, best, waited, seconds, ended)

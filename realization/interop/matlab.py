@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from realization.archives import RATIO
 from realization.errors import DataError, ShapeError
 from realization.files import write_atomically
 from realization.interop.common import library
@@ -203,7 +204,8 @@ def _content(place: Path, caller: str) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # the reader raises nearly anything on a file that is none
-        raise DataError(f"{caller}: {place} is damaged or no MATLAB file: {error}.") from error
+        reason = (str(error) or type(error).__name__).split("\n")[0]
+        raise DataError(f"{caller}: {place} is damaged or no MATLAB file: {reason}.") from error
     return {name: value for name, value in found.items() if not name.startswith("__")}
 
 
@@ -217,8 +219,18 @@ def _hdf5(raw: bytes, place: Path, caller: str) -> dict[str, Any]:
             "'realization[interop]'), or save it there with -v7."
         ) from None
     with h5py.File(BytesIO(raw), "r") as file:
-        arrays = {name: entry for name, entry in file.items() if isinstance(entry, h5py.Dataset)}
-        return {name: np.asarray(entry[()]).T for name, entry in arrays.items() if entry.dtype.kind in "fiub"}
+        # A link may lead into another file, and so may the data behind a name.
+        names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+        arrays = {name: file[name] for name in names if file.get(name, getclass=True) is h5py.Dataset}
+        found = {}
+        for name, entry in arrays.items():
+            if entry.external is not None or entry.is_virtual:
+                raise DataError(f"{caller}: {name!r} of {place} lies in another file; save it whole.")
+            if entry.nbytes > RATIO * len(raw):
+                raise DataError(f"{caller}: {name!r} of {place} promises {entry.nbytes} bytes in {len(raw)}.")
+            if entry.dtype.kind in "fiub":
+                found[name] = np.asarray(entry[()]).T
+        return found
 
 
 def _variable(content: dict[str, Any], name: str, place: Path, caller: str) -> Array:

@@ -6,6 +6,7 @@ same numbers.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from realization.archives import named_errors
+from realization.archives import check_array, named_errors
 from realization.errors import DataError
+from realization.files import folder_size
 from realization.signals import readers
 from realization.signals.data import IOData
 
@@ -25,6 +27,9 @@ __all__ = ["Column", "Source", "source_of"]
 
 Array = NDArray[np.float64]
 Column = str | int
+LARGEST_PIECE = 1 << 30  # bytes of a chunk of Zarr
+LARGEST_WIDTH = 1 << 20
+PACKED = 100_000  # bytes that one byte may stand for
 Pieces = Callable[[int], Iterator[Array]]
 
 
@@ -91,6 +96,8 @@ def source_of(place: Any, outputs: Sequence[Column], inputs: Sequence[Column], r
     path = Path(place)
     if not path.exists():
         raise DataError(f"stream: there is no file {path}.")
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"stream: {path} is no file; a pipe or device cannot be read twice.")
     opened = _READERS.get(path.suffix.lower())
     if opened is None:
         raise DataError(
@@ -108,7 +115,7 @@ def source_of(place: Any, outputs: Sequence[Column], inputs: Sequence[Column], r
 def _guarded(path: Path, pieces: Pieces, start: int) -> Iterator[Array]:
     """The pieces, with what goes wrong while they are read in one line."""
     try:
-        for piece in pieces(start):
+        for piece in _named(pieces(start)):
             if piece.dtype.kind not in "iufb":
                 raise DataError(f"stream: {path} holds {piece.dtype}; real numbers are needed.")
             yield np.asarray(piece, dtype=float)
@@ -116,6 +123,16 @@ def _guarded(path: Path, pieces: Pieces, start: int) -> Iterator[Array]:
         raise
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"stream: {path} cannot be read on: {_first_line(error)}") from error
+
+
+def _named(pieces: Iterator[Array]) -> Iterator[Array]:
+    """The pieces, with whatever the formats' libraries raise as a `ValueError`."""
+    while True:
+        with named_errors():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _first_line(error: Exception) -> str:
@@ -152,6 +169,8 @@ def _npy(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     with named_errors():
+        with path.open("rb") as file:
+            check_array(file, os.fstat(file.fileno()).st_size)
         table = opened()
     if table.dtype.names is None and table.ndim not in (1, 2):
         raise DataError(f"stream: {path} has shape {table.shape}; (T, columns) or (T,) is needed.")
@@ -175,7 +194,12 @@ def _zarr(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]
         import zarr
     except ImportError as error:
         raise ImportError("stream: Zarr needs zarr: pip install 'realization[interop]'.") from error
-    store: Any = zarr.open(path, mode="r")
+    size = folder_size(path)
+    with named_errors():
+        store: Any = zarr.open(path, mode="r")
+        arrays = [store] if hasattr(store, "shape") else [store[name] for name in store.array_keys()]
+    for array in arrays:
+        _check_zarr(array, size, path)
     if hasattr(store, "shape"):
         columns = [(store, k) for k in range(1 if store.ndim == 1 else store.shape[1])]
         names = [str(k) for k in range(len(columns))]
@@ -183,6 +207,8 @@ def _zarr(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]
         names = sorted(store.array_keys())
         columns = [(store[name], None) for name in names]
     taken: list[Any] = [columns[k] for k in _numbers(str(path), wanted, names)]
+    if not hasattr(store, "shape") and any(array.ndim != 1 for array, _ in taken):
+        raise DataError(f"stream: a column of {path} has more than one axis; vectors are needed.")
     lengths = {array.shape[0] for array, _ in taken}
     if len(lengths) != 1:
         raise DataError(
@@ -202,12 +228,31 @@ def _zarr(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]
     return length, pieces
 
 
+def _check_zarr(array: Any, size: int, path: Path) -> None:
+    """Refuse what would take memory, or time without end, on the word of a few bytes; and foreign codecs."""
+    name = f"{path}{array.name}" if array.name else str(path)
+    kind, parts = array.dtype, getattr(array, "shards", None) or array.chunks
+    if kind.kind not in "iufb" or array.ndim not in (1, 2):
+        raise DataError(
+            f"stream: {name} holds {kind} of shape {array.shape}; real numbers, (T,) or (T, columns), are "
+            "needed."
+        )
+    if math.prod(parts) * kind.itemsize > LARGEST_PIECE or math.prod(array.shape[1:]) > LARGEST_WIDTH:
+        raise DataError(
+            f"stream: {name} has chunks of shape {parts} and rows of {array.shape[1:]}; a chunk has at most "
+            f"{LARGEST_PIECE} bytes here, and a row {LARGEST_WIDTH} numbers."
+        )
+    promised = math.prod(array.shape) * kind.itemsize
+    if promised > PACKED * size + LARGEST_PIECE:
+        raise DataError(f"stream: {name} promises {promised} bytes in {size}; it is damaged or a trap.")
+
+
 def _parquet(path: Path, wanted: Sequence[Column], rows: int) -> tuple[int, Pieces]:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError("stream: Parquet needs pyarrow: pip install 'realization[interop]'.") from error
-    with pq.ParquetFile(path) as file:
+    with named_errors(), pq.ParquetFile(path) as file:
         names, length = file.schema_arrow.names, file.metadata.num_rows
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
     taken = [names[k] for k in _numbers(str(path), wanted, names)]

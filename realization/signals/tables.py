@@ -21,6 +21,7 @@ __all__ = ["read_data"]
 Array = NDArray[np.float64]
 Column = str | int
 Table = dict[str, Any]
+PACKED, SPARED = 10_000, 1 << 28  # bytes of Parquet that one byte may stand for, and that any file may
 
 
 def read_data(
@@ -181,17 +182,24 @@ def _cells(cells: Sequence[str], name: str, rows: Sequence[int], place: Path) ->
 def _from_parquet(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[str, str]]:
     try:
         import pandas as pd
+        import pyarrow.parquet as pq
 
+        with pq.ParquetFile(place) as file:
+            promised = 8 * file.metadata.num_rows * file.metadata.num_columns
+        if not 0 <= promised <= PACKED * place.stat().st_size + SPARED:
+            raise ValueError(f"it promises {promised} bytes in {place.stat().st_size}")
         frame = pd.read_parquet(place)
     except ImportError as error:
         raise ImportError(
             "read_data: Parquet needs pandas and pyarrow: pip install pandas pyarrow."
         ) from error
     except Exception as error:  # the reader raises nearly anything on a file that is none
-        raise DataError(f"read_data: {place} is damaged or no Parquet file: {error}.") from error
+        reason = (str(error) or type(error).__name__).split("\n")[0]
+        raise DataError(f"read_data: {place} is damaged or no Parquet file: {reason}.") from error
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index()
-    units = frame.attrs.get("units", {})
+    units = frame.attrs.get("units")
+    units = units if isinstance(units, Mapping) else {}
     return {str(name): frame[name].to_numpy() for name in frame.columns}, dict(units)
 
 

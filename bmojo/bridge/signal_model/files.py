@@ -14,6 +14,9 @@ from torch import Tensor
 from bmojo.bridge.signal_model.loop import Loop
 from bmojo.bridge.signal_model.memory import Member, MemoryCorrection
 from bmojo.config import BMojoConfig
+from bmojo.models.files import filled
+from bmojo.tensors import read_tensors
+from realization.errors import DataError
 from realization.systems import InnovationsModel
 
 __all__ = ["read_members", "written_members"]
@@ -61,28 +64,72 @@ def read_members(
     config : dict
         As `written_members` gave it.
     path : Path
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, or its tensors do not fit each other.
     """
-    from safetensors.torch import load_file
+    tensors = read_tensors(path)[0]
+    try:
+        return _members(config, tensors, path)
+    except DataError:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{path} holds no signal model: {type(error).__name__}: {reason}.") from None
 
-    tensors = load_file(path)
 
+def _members(
+    config: dict[str, Any], tensors: dict[str, Tensor], path: Path
+) -> tuple[InnovationsModel, list[Member], Scales]:
     def arrays(prefix: str, names: Sequence[str]) -> list[Array]:
-        return [tensors[f"{prefix}.{name}"].numpy() for name in names]
+        found = [tensors[f"{prefix}.{name}"] for name in names]
+        if any(x.dtype is not torch.float64 for x in found):
+            raise DataError(f"{path} holds no signal model: {prefix} is not of float64.")
+        return [x.numpy() for x in found]
 
     A, B, C, D, K, Re, u_mean, y_mean = arrays("linear", LINEAR)
     linear = InnovationsModel(A, B, C, D, config["dt"], K=K, Re=Re, u_mean=u_mean, y_mean=y_mean)
+    m, p = linear.n_inputs, linear.n_outputs
     members = []
     for i, about in enumerate(config["members"]):
         loop, memory = Loop(*arrays(f"members.{i}.loop", LOOP)), None
+        _check_loop(loop, m, p, path)
         if about["memory"] is not None:
-            sizes = loop.B.shape[1], len(loop.A), len(loop.C)
-            memory = MemoryCorrection(BMojoConfig(**about["memory"]), *sizes)
             prefix = f"members.{i}.memory."
             own = {name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)}
-            memory.load_state_dict(own)
-            memory.eval().requires_grad_(False)
+            memory = _memory(BMojoConfig(**about["memory"]), (m, len(loop.A), p), own, path)
         start, stop = about["hold"]
         linear_fit, static, with_memory = about["fits"]
         members.append(Member(loop, memory, (start, stop), (linear_fit, static, with_memory)))
     scales = arrays("scales", SCALES)
+    if [x.shape for x in scales] != [(m,), (m,), (p,), (p,)]:
+        raise DataError(f"{path} holds no signal model: its scales do not fit {m} inputs, {p} outputs.")
     return linear, members, (scales[0], scales[1], scales[2], scales[3])
+
+
+def _memory(
+    config: BMojoConfig, sizes: tuple[int, int, int], own: dict[str, Tensor], path: Path
+) -> MemoryCorrection:
+    """A memory with its weights; it takes memory once they are seen to fit."""
+    with torch.device("meta"):
+        wanted = MemoryCorrection(config, *sizes).state_dict()
+    if {name: x.shape for name, x in wanted.items()} != {name: x.shape for name, x in own.items()}:
+        raise DataError(f"{path} holds no signal model: the weights of a memory do not fit its options.")
+    memory = MemoryCorrection(config, *sizes)
+    filled(memory, own, path).eval().requires_grad_(False)
+    return memory
+
+
+def _check_loop(loop: Loop, m: int, p: int, path: Path) -> None:
+    """Refuse matrices that do not fit each other: compiled code looks at no shape."""
+    n, k = len(loop.A), len(loop.W)
+    needed = {
+        "A": (n, n), "B": (n, m), "C": (p, n), "D": (p, m), "W": (k, n + m), "b": (k,), "E": (n, k),
+        "F": (p, k), "low": (p,), "high": (p,),
+    }  # fmt: skip
+    for name, shape in needed.items():
+        came = getattr(loop, name).shape
+        if came != shape:
+            raise DataError(f"{path} holds no signal model: {name} has shape {came}; {shape} is needed.")

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from bmojo.bridge.signal_model.parts import (
 )
 from bmojo.bridge.signal_model.static import Spans, held_out_fit, without
 from bmojo.config import BMojoConfig
-from bmojo.models.files import WEIGHTS, read_config, write_model
+from bmojo.models.files import WEIGHTS, model_file, read_config, write_model
 from bmojo.state import BMojoState
 from realization.errors import DataError, RealizationWarning, ShapeError
 from realization.progress import Progress
@@ -369,7 +368,7 @@ class SignalModel:
         FileNotFoundError
             If the folder holds no model.
         DataError
-            If it holds another kind of model.
+            If it holds another kind of model, or its files are damaged.
         """
         config: dict[str, Any] = read_config(folder)
         if config.get("kind") != "SignalModel":
@@ -377,8 +376,11 @@ class SignalModel:
                 f"SignalModel.load: {os.fspath(folder)} holds {config.get('kind', 'another kind of model')}; "
                 "`SignalModel.save` writes what is read here."
             )
-        linear, members, scales = read_members(config, Path(folder) / WEIGHTS)
-        return cls(linear, members, scales, floor=config["floor"], fit_percent=config["fit_percent"])
+        linear, members, scales = read_members(config, model_file(folder, WEIGHTS))
+        fits = [config.get(name) for name in ("floor", "fit_percent")]
+        if not all(isinstance(fit, float | int) for fit in fits):
+            raise DataError(f"SignalModel.load: {os.fspath(folder)} does not say how well it fits.")
+        return cls(linear, members, scales, floor=fits[0], fit_percent=fits[1])
 
     def __repr__(self) -> str:
         what = f"{len(self.members)} members" if self.members else "linear"
