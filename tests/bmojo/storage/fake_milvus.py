@@ -45,7 +45,7 @@ class FakeMilvus:
         self._fail(self.faults())
         return name in self.collections
 
-    def list_collections(self):
+    def list_collections(self, timeout=None):
         self._fail(self.faults())
         return list(self.collections)
 
