@@ -155,8 +155,8 @@ def length_table(found: Found) -> Table:
 
 
 def mad_table(found: Found) -> Table:
-    """Each model on each task, and the mean over the tasks of recall."""
-    from evidence_mad import RECALL
+    """Each model on each task, and the mean over the tasks of recall; then what others published."""
+    from evidence_mad import PUBLISHED, RECALL, TASKS
 
     best = best_of(found["mad"])
     tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
@@ -167,6 +167,10 @@ def mad_table(found: Found) -> Table:
         recall = [value for task, value in zip(tasks, values, strict=True) if task in RECALL]
         values.append(float(np.mean(recall)) if recall else np.nan)
         rows.append([model, *("" if np.isnan(value) else f"{value:.1f}" for value in values)])
+    for model, told in PUBLISHED.items():
+        values = [dict(zip(TASKS, told, strict=True))[task] for task in tasks]
+        mean = float(np.mean(told[: len(RECALL)]))
+        rows.append([f"*{model}, published*", *(f"{value:.1f}" for value in values), f"{mean:.1f}"])
     return ["model", *(task.replace("_", " ") + ", %" for task in tasks), "mean of recall tasks, %"], rows
 
 

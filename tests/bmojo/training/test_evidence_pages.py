@@ -157,10 +157,11 @@ def test_the_page_asks_every_question_once_and_make_runs_each(script):
 def test_every_job_makes_its_model(script, name, size):
     module = script(f"evidence_{name}")
     jobs = module.jobs_of(module.SIZES[size])
-    seeds = module.SIZES[size].seeds
+    chosen = module.SIZES[size]
+    seeds = list(chosen.seeds) * len(getattr(chosen, "rates", (1,)))
     for model in {job.model for job in jobs}:
         own = [job for job in jobs if job.model == model]
-        assert [job.seed for job in own] == list(seeds)
+        assert [job.seed for job in own] == seeds
         config = read_configuration(own[0].config)
         with torch.device("meta"):
             build_model(config.made_task(), config.model)
@@ -291,7 +292,7 @@ class TestLevers:
         best = {
             f"{task}: {name}": [record(script, name, worth[name.partition(", ")[2]])]
             for name in levers.levers(size)
-            if name != "Transformer"
+            if name.partition(", ")[0] in ("conv", "residual")
         }
         assert levers.effect(size, best, task, "conv", "read-out") == pytest.approx(50.0)
         assert levers.effect(size, best, task, "residual", "write gate") == pytest.approx(30.0)
@@ -302,7 +303,7 @@ class TestLevers:
             if name != "Transformer":
                 assert layers["state_size"] == (64 if name.startswith("N = 64") else 16)
                 assert (layers["fading_readout"] == "add") == ("read-out" in name)
-                assert layers["write_gate"] == ("write gate" in name)
+                assert layers.get("write_gate", False) == ("write gate" in name)
                 assert layers["predictor"] in name.split(", ")
 
 
