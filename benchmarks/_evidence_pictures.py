@@ -142,7 +142,7 @@ def selection(found: Found) -> Any:
     figure, (ax,) = _axes(1.0, height=0.6 + 0.27 * len(best))
     for row, (name, runs) in enumerate(best.items()):
         accuracy = [100 * run.accuracy for run in runs]
-        control = name in ("random", "fifo", "norm") or "query" in name or name.endswith("Transformer")
+        control = name.endswith(("random", "fifo", "norm")) or "query" in name or name.endswith("Transformer")
         colour = COLOURS["baseline" if control else "eidetic"]
         ax.barh(row, float(np.mean(accuracy)), color=colour, alpha=0.55, height=0.7)
         ax.plot(accuracy, [row] * len(runs), "o", color=COLOURS["data"], ms=3.5)

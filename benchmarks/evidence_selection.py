@@ -81,6 +81,7 @@ def variants(places: int, state: int, window: int) -> dict[str, dict[str, Any]]:
         "choice at query time": blocks,
         f"{OTHER}: top": base,
         f"{OTHER}: top, write gate": base | {"write_gate": True},
+        f"{OTHER}: random": base | {"rule": "random"},
         f"{OTHER}: oracle": base | {"predictor": "earliest"},
         f"{OTHER}: choice at query time": blocks,
         f"{OTHER}: Transformer": full,
