@@ -102,12 +102,12 @@ def check_array(file: IO[bytes], size: int) -> None:
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Whatever the readers of NumPy and zip raise on a damaged file, as a `ValueError`."""
+    """Whatever the readers of NumPy, zip, Zarr and Parquet raise on a damaged file, as a `ValueError`."""
     try:
         yield
     except (
-        EOFError, KeyError, IndexError, TypeError, SyntaxError, OverflowError, RecursionError,
-        MemoryError, NotImplementedError, RuntimeError, UnicodeError, struct.error, tokenize.TokenError,
-        zipfile.BadZipFile, zlib.error,
+        AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
+        OverflowError, RecursionError, RuntimeError, SyntaxError, SystemError, TypeError, UnicodeError,
+        struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise ValueError(f"{type(error).__name__}: {error}") from None

@@ -26,7 +26,7 @@ from bmojo.training.loop import Fitted, Stage, fit
 from bmojo.training.models import build_model
 from bmojo.training.options import TrainOptions
 from bmojo.training.parallel.ranks import Ranks, ranks_here
-from realization.files import file_within
+from realization.files import file_within, folder_size
 
 try:
     import fcntl
@@ -268,6 +268,7 @@ def _held(root: Path) -> IO[bytes]:
 
 def _prepare(root: Path, config: Configuration, fresh: bool) -> None:
     """Look at what the folder holds; refuse one that holds something else."""
+    folder_size(root)  # looks for links
     told = root / "config.json"
     others = [path for path in root.iterdir() if path.name != LOCK]
     if fresh and told.is_file():

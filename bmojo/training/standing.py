@@ -19,6 +19,7 @@ from bmojo.training.logs import Board, JsonLines, Watch
 from bmojo.training.options import TrainOptions
 from bmojo.training.parallel.checkpoint import RankedCheckpoints
 from bmojo.training.parallel.ranks import Ranks
+from realization.files import folder_size
 
 AVERAGES = ("exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -92,6 +93,7 @@ class Run:
         self.checkpoints = self._log = self._board = None
         if folder is not None:
             place = Path(folder)
+            folder_size(place)  # looks for links
             self.checkpoints = RankedCheckpoints(place / "checkpoints", ranks, keep=options.keep)
             self.restore()
             if ranks.main:
