@@ -2,7 +2,13 @@
 
 from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.config import Configuration, read_configuration
-from bmojo.training.errors import CheckpointError, CheckpointWarning, ConfigurationError, DivergedError
+from bmojo.training.errors import (
+    CheckpointError,
+    CheckpointWarning,
+    ConfigurationError,
+    DivergedError,
+    LostProcessError,
+)
 from bmojo.training.evaluation import Evaluation, Score, evaluate
 from bmojo.training.loop import Fitted, Stage, fit
 from bmojo.training.models import PRESETS, build_model, load_model
@@ -21,6 +27,7 @@ __all__ = [
     "DivergedError",
     "Evaluation",
     "Fitted",
+    "LostProcessError",
     "Outcome",
     "PooledLM",
     "RunResult",

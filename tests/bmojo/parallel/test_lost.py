@@ -63,7 +63,7 @@ def called(rolls, *callers):
 
 class TestRoll:
     def rolls(self, stores, *ranks, size=3):
-        return {r: Roll(stores(), r, size, every=0.02, patience=1.0) for r in ranks}
+        return {r: Roll(stores(), r, size, every=0.01, patience=0.4) for r in ranks}
 
     @pytest.mark.parametrize("callers", [(0, 1), (1,), (0,)])
     def test_who_does_not_answer_is_gone(self, stores, callers):
