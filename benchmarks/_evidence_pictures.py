@@ -102,13 +102,16 @@ def levers(found: Found) -> Any:
     figure, axes = _axes(*[1.0] * len(tasks), height=0.9 + 0.27 * len(names))
     for ax, task in zip(axes, tasks, strict=True):
         for row, name in enumerate(names):
-            accuracy = [100 * run.accuracy for run in best[f"{task}: {name}"]]
-            word = "baseline" if name == "Transformer" else name.partition(",")[0]
-            colour = COLOURS[{"conv": "eidetic", "residual": "weights"}.get(word, "baseline")]
+            accuracy = [100 * run.accuracy for run in best.get(f"{task}: {name}", [])]
+            if not accuracy:
+                continue
+            word = name.partition(",")[0]
+            colours = {"conv": "eidetic", "residual": "weights", "Transformer": "baseline"}
+            colour = COLOURS[colours.get(word, "fading")]
             ax.barh(row, float(np.mean(accuracy)), color=colour, alpha=0.55, height=0.7)
             ax.plot(accuracy, [row] * len(accuracy), "o", color=COLOURS["data"], ms=3)
         ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
-        ax.invert_yaxis()
+        ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set(title=task.replace(", ", ",\n"), xlabel="accuracy, %", xlim=(0, 104))
     return figure
 

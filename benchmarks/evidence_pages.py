@@ -101,8 +101,8 @@ def levers_table(found: Found) -> Table:
     tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
     rows = []
     for lever in dict.fromkeys(name.partition(": ")[2] for name in best):
-        cells = [mean_and_worst(best[f"{task}: {lever}"]) for task in tasks]
-        rows.append([lever, *(f"{mean} ({worst})" for mean, worst in cells)])
+        own = [best.get(f"{task}: {lever}", []) for task in tasks]
+        rows.append([lever, *("{} ({})".format(*mean_and_worst(runs)) if runs else "" for runs in own)])
     return ["levers", *(f"{task}, % (worst)" for task in tasks)], rows
 
 
