@@ -203,22 +203,28 @@ def _add_explore(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "explore",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="a page on which the memories of your signal can be moved by hand",
+        help="a page on which the memories of your signal, or of your model, can be moved by hand",
         description=(
             "Write an interactive page of a signal and its memories, and open it: window, budget of the\n"
             "set, fading time constant and rule are moved by hand, and what each remembers is seen.\n"
             "\n"
             "One file that stands alone: it opens without a network. A model is identified on the first\n"
-            "part of the record; without FILE, the yearly sunspot numbers are shown."
+            "part of the record; without FILE, the yearly sunspot numbers are shown.\n"
+            "\n"
+            "With --model, of a model that `bmojo train` left, the page is of tokens: the bytes of FILE,\n"
+            "the integers of a .npy, or without FILE a sequence of the task that the model was trained on."
         ),
         epilog=(
             "examples:\n"
             "  bmojo explore\n"
+            "  bmojo recall --folder out/recall && bmojo explore --model out/recall\n"
+            "  bmojo explore notes.txt --model out/source_text\n"
             "  bmojo explore dryer.csv --input 'heater voltage' --output 'air temperature' --dt 0.08\n"
             "  bmojo explore load.parquet --output load --samples 500 --out load.html --no-open"
         ),
     )
     command.add_argument("file", nargs="?", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
+    command.add_argument("--model", metavar="FOLDER", help="folder of a run, or of a model that reads tokens")
     command.add_argument(
         "--input", action="append", default=[], type=column, metavar="COLUMN",
         help="an input: name from the header, or number from 0; repeat for more; none for a time series",
@@ -229,15 +235,15 @@ def _add_explore(commands: argparse._SubParsersAction[Parser]) -> None:
     )  # fmt: skip
     command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
     command.add_argument(
-        "--split", type=float, default=0.5, metavar="FRACTION",
+        "--split", type=float, metavar="FRACTION",
         help="share of the record that the model is made from (default: 0.5)",
     )  # fmt: skip
     command.add_argument(
         "--order", type=_whole(1), metavar="N", help="number of states (default: found, at most 8)"
     )
     command.add_argument(
-        "--samples", type=_whole(20), default=1000, metavar="N",
-        help="how many are shown, the last of a longer record (default: 1000)",
+        "--samples", type=_whole(20), metavar="N",
+        help="how many are shown: the last of a longer record (default: 1000), the first of tokens (400)",
     )  # fmt: skip
     command.add_argument(
         "--out",
@@ -330,39 +336,9 @@ def _row(model: Any, task: GapRecall, places: int | None, accuracy: float) -> di
 
 
 def _explore(options: argparse.Namespace) -> None:
-    import webbrowser
+    from bmojo.explore.command import explore
 
-    import realization as rz
-    from bmojo.explore import explorer_page, study_memory
-    from realization.files import write_atomically
-
-    place = Path(options.out)
-    if options.file is None:
-        for name in ("input", "output", "dt"):
-            if getattr(options, name):
-                raise ValueError(f"--{name} came without a FILE that it could be of.")
-        data, name, first, unit = rz.load_series("sunspots"), "Sunspots", 1700.0, "year"
-    else:
-        if place.resolve() == Path(options.file).resolve():
-            raise ValueError(f"--out {options.out} would overwrite the data; name another.")
-        if not options.output:
-            raise ValueError("say which column is the signal: --output COLUMN (its name, or number from 0).")
-        data = rz.read_data(options.file, inputs=options.input, outputs=options.output, dt=options.dt)
-        name, first, unit = Path(options.file).stem, 0.0, ""
-    print(f"identifying on the first {100 * options.split:g} % of {data!r}", file=sys.stderr)
-    study = study_memory(
-        data,
-        name=name,
-        split=options.split,
-        order=options.order,
-        samples=options.samples,
-        first=first,
-        unit=unit,
-    )
-    write_atomically(place, explorer_page(study))
-    print(place)
-    if not options.no_open and not webbrowser.open(place.resolve().as_uri()):
-        print("no browser was found; open the page by hand", file=sys.stderr)
+    explore(options)
 
 
 def _trained(options: argparse.Namespace) -> nn.Module:

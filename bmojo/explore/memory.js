@@ -160,3 +160,11 @@ function attentionAt(t, set, window, z, predicted, outputs) {
   const whole = mass[0] + mass[1] + mass[2];
   return mass.map((x) => x / whole);
 }
+
+/* Of each age 1, 2, ... the share of times at which one of that age was in the set. */
+function setMemory(spans, lags, count) {
+  const held = new Float64Array(lags + 1);
+  for (const [j, from, to] of spans)
+    for (let age = from - j; age <= to - j && age < held.length; age++) if (j + age < count) held[age]++;
+  return Array.from({ length: lags }, (_, i) => held[i + 1] / Math.max(1, count - i - 1));
+}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser
 
 import realization as rz
 from bmojo.cli import main
 from bmojo.explore import RULES, SignalMemory, attention_shares, explorer_page, study_memory
+from tests.bmojo.explore.browser import Opened
 
-CHROMIUM = Path("/usr/bin/chromium")
-OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 TOLERANCE = {"error": 1e-6, "fit": 1e-6, "effective": 1e-9}  # the page's data have twelve digits
 
 
@@ -31,59 +29,10 @@ def place(study: SignalMemory, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    assert CHROMIUM.is_file(), "Chromium is missing: apt-get install chromium (Debian), or see .ci/run"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
-
-
-class Opened:
-    """A page that is open, with all that it complained about or asked a network for."""
-
-    def __init__(self, browser: Browser, path: Path, **options) -> None:
-        self.context: BrowserContext = browser.new_context(**options)
-        self.page: Page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-        assert self.page.evaluate("explorer.updates") == 1
-
-    def settle(self, before: int) -> dict:
-        """Wait for the page's next update; its numbers (`wait_for_function` would need `eval`)."""
-        until = time.monotonic() + 30
-        while self.page.evaluate("explorer.complete") <= before:
-            assert time.monotonic() < until, "the page did not answer"
-            time.sleep(0.01)
-        return self.page.evaluate("explorer.numbers")
-
-    def choose(self, **settings: int | str) -> dict:
-        before = self.page.evaluate("explorer.updates")
-        self.page.evaluate(
-            """settings => { for (const [id, value] of Object.entries(settings)) {
-            const part = document.getElementById(id); part.value = value;
-            part.dispatchEvent(new Event("input", { bubbles: true })); } }""",
-            settings,
-        )
-        return self.settle(before)
-
-    def press(self, key: str) -> dict:
-        before = self.page.evaluate("explorer.updates")
-        self.page.keyboard.press(key)
-        return self.settle(before)
-
-
-@pytest.fixture(scope="module")
 def wide(chromium: Browser, place: Path):
     opened = Opened(chromium, place, viewport={"width": 1200, "height": 900})
     yield opened
-    opened.context.close()
-    assert not opened.complaints
-    assert [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    opened.close()
 
 
 @pytest.mark.parametrize(
@@ -161,6 +110,49 @@ def test_every_view_is_drawn_and_answers(wide):
     assert 0 < wide.page.evaluate("explorer.milliseconds") < 5000
 
 
+MOVES = """async values => { const before = { ...explorer.work }, first = explorer.updates;
+for (const value of values) { const part = document.getElementById("budget"); part.value = value;
+part.dispatchEvent(new Event("input", { bubbles: true })); }
+await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
+const painted = [...document.querySelectorAll(".painted")].map(chart => chart.id);
+return { updates: explorer.updates - first, painted, ...Object.fromEntries(Object.entries(explorer.work)
+.map(([name, count]) => [`${name}_more`, count - before[name]])) }; }"""
+
+
+def test_a_slider_that_moves_paints_what_is_seen_and_plots_at_rest(wide):
+    """How much is drawn, not how long it takes: three moves of one frame are one update."""
+    wide.choose(rule="top", budget=16, window=8, fading=10)
+    before, plotted = wide.page.evaluate("[explorer.updates, explorer.work.plotted]")
+    moved = wide.page.evaluate(MOVES, [20, 21, 22])
+    assert moved["updates"] == 1
+    seen = wide.page.evaluate(
+        "() => [...document.querySelectorAll('main figure > div')].filter(part => { const place = "
+        "part.getBoundingClientRect(); return place.top < innerHeight && place.bottom > 0; })"
+        ".map(part => part.id)"
+    )
+    # Hankel values do not depend on the budget; the curve of all budgets waits for rest.
+    assert set(moved["painted"]) == set(seen) - {"hankel", "curve"}
+    assert moved["painted_more"] == len(moved["painted"])
+    assert moved["plotted_more"] == 0
+    wide.settle(before)
+    assert wide.page.evaluate("explorer.work.plotted") - plotted == 6
+    assert wide.page.evaluate("document.querySelectorAll('.painted').length") == 0
+
+
+def test_many_samples_are_few_points(chromium, tmp_path, rng):
+    model = rz.InnovationsModel([[0.9]], np.zeros((1, 0)), [[1.0]], K=[[0.9]])
+    y = model.simulate(e=rng.standard_normal(5000))
+    path = tmp_path / "long.html"
+    path.write_text(explorer_page(study_memory(rz.IOData(y), order=1, samples=5000)), encoding="utf-8")
+    opened = Opened(chromium, path)
+    drawn = "id => document.getElementById(id).data[0]"
+    for view in ("signal", "innovations", "attention"):
+        assert len(opened.page.evaluate(drawn, view)["x"]) <= 3000, view
+    shown = opened.page.evaluate(drawn, "signal")["y"]
+    assert (min(shown), max(shown)) == pytest.approx((y.min(), y.max()))
+    opened.close()
+
+
 def test_views_along_time_zoom_together(wide):
     wide.page.evaluate("async () => { await Plotly.relayout('signal', { 'xaxis.range': [1850, 1900] }); }")
     wide.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
@@ -180,8 +172,7 @@ def test_a_narrow_screen(chromium, place, scheme):
     red, *_ = page.evaluate("getComputedStyle(document.body).color.match(/\\d+/g).map(Number)")
     assert (red > 128) == (scheme == "dark")
     assert opened.choose(budget=3)["kept"] == 10
-    opened.context.close()
-    assert not opened.complaints
+    opened.close()
 
 
 def test_inputs_and_several_outputs(chromium, tmp_path, capsys):
@@ -208,8 +199,7 @@ def test_inputs_and_several_outputs(chromium, tmp_path, capsys):
     assert found["fit"] == pytest.approx(left.fit, rel=1e-6)
     shares = attention_shares(study, study.states[7], budget=20, window=4)
     np.testing.assert_allclose(found["mass"], shares.mean(axis=0), atol=1e-9)
-    opened.context.close()
-    assert not opened.complaints
+    opened.close()
 
 
 @pytest.mark.parametrize(
