@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch.distributed as dist
 
 from bmojo.training.errors import LostProcessError
 
-__all__ = ["Roll", "going_on", "lost", "of_contact"]
+__all__ = ["Roll", "going_on", "last_words", "lost", "of_contact"]
 
 ASKED, VERDICT, HERE, WORD, READ = "asked", "verdict", "here", "word", "read"
 FOREIGN = "gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe"
@@ -155,6 +157,27 @@ def lost(roll: Roll, folder: Path | None, steps: list[int], step: int) -> LostPr
     return error
 
 
+@contextmanager
+def last_words() -> Iterator[None]:
+    """While it is entered, a request to end is not heard: a launcher that lost one process ends the others.
+
+    Examples
+    --------
+    >>> import signal
+    >>> from bmojo.training.parallel.lost import last_words
+    >>> with last_words():
+    ...     signal.raise_signal(signal.SIGTERM)
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def going_on(resumes: bool) -> str:
     """What makes a run go on, as its launcher was called.
 
@@ -166,7 +189,7 @@ def going_on(resumes: bool) -> str:
     Examples
     --------
     >>> from bmojo.training.parallel.lost import going_on
-    >>> going_on(True).startswith("Go on from there: torchrun")
+    >>> going_on(True).startswith("Go on from there: `torchrun")
     True
     """
     elastic = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
@@ -180,4 +203,4 @@ def going_on(resumes: bool) -> str:
     what = ["-m", "bmojo.train"] if module else [sys.argv[0]]
     nodes = ["--nnodes", several] if several != "1" else []
     command = shlex.join(["torchrun", *nodes, "--nproc-per-node", here, *what, *sys.argv[1:]])
-    return f"{'Go on from there' if resumes else 'Begin anew'}: {command}"
+    return f"{'Go on from there' if resumes else 'Begin anew'}: `{command}`"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bmojo.training.errors import CheckpointError, ConfigurationError, LostProcessError
-from bmojo.training.parallel.lost import Roll, lost, of_contact
+from bmojo.training.parallel.lost import Roll, last_words, lost, of_contact
 from bmojo.training.parallel.options import ParallelOptions
 
 __all__ = ["Ranks", "ranks_here"]
@@ -268,7 +268,9 @@ def _in_contact(roll: Roll, ranks: Ranks) -> Iterator[None]:
         if of_contact(error):
             checkpoints = None if ranks.run is None else ranks.run.checkpoints
             folder, steps = (None, []) if checkpoints is None else (checkpoints.folder, checkpoints.steps())
-            raise lost(roll, folder, steps, 0 if ranks.run is None else ranks.run.told.step) from None
+            step = 0 if ranks.run is None else ranks.run.told.step
+            with last_words():
+                raise lost(roll, folder, steps, step) from None
         roll.leave_word(f"{type(error).__name__}: {error}")
         raise
 

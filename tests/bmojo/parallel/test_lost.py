@@ -30,15 +30,20 @@ from tests.bmojo.parallel.test_kill import (
 
 LINE = re.compile(
     r"bmojo: error: process (\d) of 2(?:, which keeps the list of all,)? is gone, at step (\d+); the newest "
-    r"checkpoint is (\S+/step-(\d{8}))\. (.*)\n"
+    r"checkpoint is (\S+/step-(\d{8}))\. ((?:Go on from there: `.*`)|torchrun starts all of them again .*\)\.)"
 )
+
+
+def written(folder, more=""):
+    """A configuration that takes long enough to be killed in the middle."""
+    path = folder / "config.toml"
+    path.write_text(CONFIG.format(data="ddp", context=1).replace("steps = 60", "steps = 300") + more)
+    return path
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "config.toml"
-    path.write_text(CONFIG.format(data="ddp", context=1))
-    return path
+    return written(tmp_path)
 
 
 @pytest.fixture
@@ -101,8 +106,8 @@ class TestGoingOn:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", ["/there/bmojo/train.py", "my config.toml", "--quiet"])
         command = "torchrun --nnodes 2 --nproc-per-node 8 -m bmojo.train 'my config.toml' --quiet"
-        assert lost.going_on(True) == f"Go on from there: {command}"
-        assert lost.going_on(False) == f"Begin anew: {command}"
+        assert lost.going_on(True) == f"Go on from there: `{command}`"
+        assert lost.going_on(False) == f"Begin anew: `{command}`"
 
     def test_a_launcher_that_tries_again_does_so(self, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -171,7 +176,7 @@ class TestKilled:
         assert launcher.returncode
         rank, command = told_of(stderr, tmp_path / "torn")
         assert rank == 0
-        _, _, words = command.partition("Go on from there: ")
+        words = command.split("`")[1]
         assert words.startswith("torchrun --nproc-per-node 2 -m bmojo.train")
         again = [sys.executable, "-m", "torch.distributed.run", "--standalone", *shlex.split(words)[1:]]
         done = subprocess.run(
@@ -192,9 +197,7 @@ class TestKilled:
         assert results(tmp_path / "torn") == results(tmp_path / "whole")
 
     def test_one_that_hangs_is_missed_too(self, tmp_path):
-        path = tmp_path / "config.toml"
-        path.write_text(CONFIG.format(data="ddp", context=1) + "patience = 60\n")
-        processes = started(path, tmp_path / "out")
+        processes = started(written(tmp_path, "patience = 60\n"), tmp_path / "out")
         wait_for(tmp_path / "out", 5, processes)
         processes[1].send_signal(signal.SIGSTOP)
         try:
