@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from realization.identification.factorization import (
 from realization.identification.order import select_order
 from realization.identification.realization import Realization
 from realization.identification.window_sums import STORED, WindowSums
+from realization.notes import warn
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
@@ -179,7 +179,7 @@ class StreamingFactorization(WindowSums):
         columns = round(windows)
         if R is not None:
             return Factorization(R, i, m, p, columns, True), mean + self._origin, deviation
-        warnings.warn(
+        warn(
             "StreamingFactorization: the data are near singular, so their products hold only half of the "
             "digits. Exact work on noise-free data needs the record itself (`n4sid`).",
             ExcitationWarning,

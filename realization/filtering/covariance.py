@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from realization.arguments import as_real
 from realization.errors import DataError, RankError, ShapeError, UnstableError
+from realization.systems.lyapunov import discrete_lyapunov
 from realization.systems.models import InnovationsModel
 
 __all__ = ["cholesky_of", "first_covariance", "root_of", "stationary_covariance"]
@@ -51,7 +51,7 @@ def stationary_covariance(model: InnovationsModel) -> Array:
         )
     if model.n_states == 0:
         return np.zeros((0, 0))
-    P = scipy.linalg.solve_discrete_lyapunov(model.A, model.K @ model.Re @ model.K.T)
+    P = discrete_lyapunov(model.A, model.K @ model.Re @ model.K.T)
     return (P + P.T) / 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -28,6 +27,7 @@ from realization.filtering.innovations import (
     innovations,
     whiteness_test,
 )
+from realization.notes import warn
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel
 
@@ -418,7 +418,7 @@ def _warn(found: ChangeDetection, with_reference: bool) -> None:
         if with_reference
         else "Either it holds changes, or the model does not fit it: a reference would tell."
     )
-    warnings.warn(
+    warn(
         f"detect_changes: innovations of {whose} are {' and '.join(faults)}, so that the false-alarm rate is "
         f"not the {found.false_alarm:g} asked for; measured there: {found.measured.rate:.3g} "
         f"[{found.measured.lower:.3g}, {found.measured.upper:.3g}]. {remedy}",

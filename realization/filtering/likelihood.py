@@ -23,6 +23,7 @@ from realization.filtering.kalman import first_state
 from realization.filtering.likelihood_adjoint import Derivatives, likelihood_by_recursion
 from realization.filtering.observations import Observations, observations
 from realization.signals.data import IOData
+from realization.systems.lyapunov import discrete_lyapunov
 from realization.systems.models import InnovationsModel
 
 __all__ = ["LikelihoodGradient", "LogLikelihood", "log_likelihood"]
@@ -279,7 +280,7 @@ def _through_stationary(model: InnovationsModel, P: Array, found: Derivatives) -
     r"""Through $P_0 = A P_0 A^\top + K R_e K^\top$: adjoint $\Lambda = A^\top \Lambda A + \bar P_0$."""
     if model.n_states == 0:
         return found
-    Lambda = scipy.linalg.solve_discrete_lyapunov(model.A.T, found.P0)
+    Lambda = discrete_lyapunov(model.A.T, found.P0)
     Lambda = (Lambda + Lambda.T) / 2
     return found._replace(
         A=found.A + 2 * Lambda @ model.A @ P,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ from realization.errors import DataError, ExcitationError, ExcitationWarning, St
 from realization.identification.factorization import Scaling, scale, without_gaps
 from realization.identification.realization import Realization, unscaled
 from realization.identification.stable_autoregression import stable_taps
+from realization.notes import warn
 from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
@@ -141,7 +141,7 @@ def arx(
     _tell_of_short_experiments(scaled, longest(na, nb, nk))
     found = fit_arx(scaled, na, nb, nk, stable=stable)
     if found.stabilized:
-        warnings.warn(
+        warn(
             f"arx: least squares with na={na}, nb={nb} gave poles outside the unit circle; they were moved "
             "to their mirror images. If the plant is unstable, or only predictions matter, ask for "
             "stable=False.",
@@ -270,7 +270,7 @@ def lagged_regressors(scaled: Scaling, na: int, nb: int, nk: int, start: int) ->
 def _tell_of_short_experiments(scaled: Scaling, start: int) -> None:
     short = [length for length in scaled.lengths if length <= start]
     if short:
-        warnings.warn(
+        warn(
             f"arx: {len(short)} of {len(scaled.lengths)} experiments ({sum(short)} of "
             f"{sum(scaled.lengths)} samples) have no more samples than the {start} that a row reaches back; "
             "they are left out. Fewer lags would use them.",

@@ -8,7 +8,6 @@ parameters, they give its states, and the states give the matrices.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +22,7 @@ from realization.identification.factorization import Factorization, factorize, s
 from realization.identification.order import noise_edge, prediction_order
 from realization.identification.realization import Realization, reflect_poles, unscaled
 from realization.identification.subspace import default_rows
+from realization.notes import warn
 from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
@@ -284,7 +284,7 @@ def predictor_realization(
     Re = e.T @ e / columns
     stabilized = bool(stable and np.abs(np.linalg.eigvals(A)).max(initial=0.0) >= 1)
     if stabilized:
-        warnings.warn(
+        warn(
             f"{method}: the estimate of order {order} had a pole outside the unit circle; it was moved to "
             "its mirror image. If the plant is unstable, ask for stable=False.",
             StabilityWarning,

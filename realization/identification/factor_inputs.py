@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from realization.identification.matrices import shift
 from realization.identification.noise import noise_model
 from realization.identification.realization import Realization, reflect_poles
 from realization.identification.regression import scaled_least_squares
+from realization.notes import warn
 
 __all__ = ["factor_inputs", "realize_from_factor"]
 
@@ -47,7 +46,7 @@ def realize_from_factor(
     A, C = shift(observability, p)
     stabilized = bool(stable and np.abs(np.linalg.eigvals(A)).max(initial=0.0) >= 1)
     if stabilized:
-        warnings.warn(
+        warn(
             f"{caller}: the estimate of order {order} had a pole outside the unit circle; it was moved to "
             "its mirror image. If the plant is unstable, ask for stable=False.",
             StabilityWarning,

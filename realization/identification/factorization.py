@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from realization.errors import DataError, ExcitationError, ExcitationWarning
 from realization.identification.gram import displaced_gram, lagged_products, standardized, time_last
+from realization.notes import warn
 from realization.signals.data import IOData
 from realization.signals.spans import complete_rows, complete_stretches, spans_of
 
@@ -299,7 +299,7 @@ def factorize(scaled: Scaling, block_rows: int, caller: str) -> Factorization:
     if m:
         inputs = scipy.linalg.svd(R[: 2 * i * m, : 2 * i * m], compute_uv=False)
         if inputs[-1] <= 1e-6 * inputs[0]:
-            warnings.warn(
+            warn(
                 f"{caller}: the inputs excite only {int((inputs > 1e-6 * inputs[0]).sum())} of the "
                 f"{2 * i * m} directions that block_rows={i} asks for; what they do not excite is not "
                 f"identified. "
@@ -329,7 +329,7 @@ def _enough_windows(scaled: Scaling, i: int, columns: int, caller: str) -> None:
         )
     short = [length for length in lengths if length < 2 * i]
     if short:
-        warnings.warn(
+        warn(
             f"{caller}: {len(short)} of {len(lengths)} experiments ({sum(short)} of {sum(lengths)} samples) "
             f"are shorter than the {2 * i} samples of a window, and add nothing to the poles. Fewer block "
             "rows would use them.",

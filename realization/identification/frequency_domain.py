@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,6 +24,7 @@ from realization.identification.frequency_factor import (
     input_side,
 )
 from realization.identification.realization import reflect_poles
+from realization.notes import warn
 from realization.signals.data import IOData
 from realization.systems.models import InnovationsModel, StateSpace
 
@@ -270,7 +270,7 @@ def _rows(samples: Samples, asked: int | None, order: int | None, max_order: int
 def _warn_of_poor_excitation(samples: Samples, rows: int, rank: int) -> None:
     wanted = rows * (samples.U.shape[1] + samples.transients)
     if rank < wanted:
-        warnings.warn(
+        warn(
             f"frequency_subspace: the inputs' spectra fill only {rank} of the {wanted} directions that "
             f"block_rows={rows} asks for; what they do not excite is not identified. Take richer inputs or "
             "fewer block rows.",
@@ -312,7 +312,7 @@ def _fit(
     radius = np.abs(np.linalg.eigvals(A)).max(initial=0.0)
     stabilized = bool(stable and radius >= 1)
     if stabilized:
-        warnings.warn(
+        warn(
             f"frequency_subspace: the estimate of order {order} had a pole outside the stable region, which "
             "was moved to its mirror image. If the plant is unstable, ask for stable=False.",
             StabilityWarning,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,6 +13,7 @@ from realization.errors import (
     ExcitationError,
     ExcitationWarning,
     RealizationError,
+    RealizationWarning,
     StabilityWarning,
 )
 from realization.identification.contest import Contest, Focus, Gapped, Judged, Task
@@ -22,6 +22,7 @@ from realization.identification.factorization import Scaling, scale
 from realization.identification.realization import Realization, unscaled
 from realization.identification.result import Candidate, Identification
 from realization.identification.subspace_start import filled_record
+from realization.notes import collected, warn
 from realization.progress import Progress
 from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
@@ -143,8 +144,7 @@ def identify(
     whole, rows = _without_gaps(record)
     scaled = scale(whole, "identify")
     gapped = None if record.observed.all() else Gapped(_in_units_of(scaled, record), rows)
-    with warnings.catch_warnings(record=True) as caught, Progress("identify", shown=progress) as bar:
-        warnings.simplefilter("always")
+    with collected() as caught, Progress("identify", shown=progress) as bar:
         task = Task(
             scaled, order, max_order, feedthrough, focus, bool(inspection.of("feedback")), bar, gapped
         )
@@ -154,11 +154,9 @@ def identify(
         contest = contest if loose is None else loose
         chosen, found = contest.winner()
     model = _in_balanced_coordinates(unscaled(gapped.scaled if gapped else scaled, found, record.dt))
-    notes = _notes(
-        found, model, stable, [str(item.message) for item in caught if item.category is ExcitationWarning]
-    )
+    notes = _notes(found, model, stable, [text for kind, text in caught if kind is ExcitationWarning])
     for kind, text in notes:
-        warnings.warn(text, kind, stacklevel=2)
+        warn(text, kind, stacklevel=2)
     return Identification(
         model=model,
         order=model.n_states,
@@ -258,8 +256,10 @@ def _check_options(
 
 def _notes(
     found: Realization, model: InnovationsModel, stable: Stability, excitation: list[str]
-) -> list[tuple[type[Warning], str]]:
-    notes: list[tuple[type[Warning], str]] = [(ExcitationWarning, text) for text in excitation[-1:]]
+) -> list[tuple[type[RealizationWarning], str]]:
+    notes: list[tuple[type[RealizationWarning], str]] = [
+        (ExcitationWarning, text) for text in excitation[-1:]
+    ]
     if found.stabilized:
         text = (
             "identify: an estimate had poles outside the unit circle, which were moved to its inside. If the "

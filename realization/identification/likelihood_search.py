@@ -7,7 +7,6 @@ $R_e = L T T^\top L^\top$ with $T$ lower triangular, logarithms on its diagonal.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from realization.identification.coordinates import Along, Coordinates
 from realization.identification.factorization import Scaling
 from realization.identification.gaps import noise_over_gaps
 from realization.identification.sensitivities import Blocks, Point, Run, errors_of, normal_equations
+from realization.notes import warn
 from realization.signals.data import IOData
 from realization.signals.spans import spans_of
 from realization.systems.models import InnovationsModel
@@ -211,7 +211,7 @@ def observed_information(point: Point, slope: Array, Re: Array, scaled: Scaling,
         shift = STEP * np.eye(1, size, k)[0]
         ahead, behind = problem.at(shift, _anywhere), problem.at(-shift, _anywhere)
         if ahead is None or behind is None:
-            warnings.warn(
+            warn(
                 "the likelihood has no curvature at this model; the covariance is that of the record with "
                 "its gaps filled, and too small. Begin with another model or take a lower order.",
                 ConvergenceWarning,

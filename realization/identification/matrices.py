@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,6 +15,7 @@ from realization.identification.noise import kalman_gain
 from realization.identification.orthonormal import record_factor
 from realization.identification.realization import Realization, reflect_poles
 from realization.identification.regression import InputPath, input_path
+from realization.notes import warn
 from realization.systems.responses import scan_spans
 
 __all__ = ["Focus", "input_matrices", "realize", "shift"]
@@ -49,7 +49,7 @@ def realize(
     radius = np.abs(np.linalg.eigvals(A)).max(initial=0.0)
     stabilized = bool(stable and radius >= 1)
     if stabilized:
-        warnings.warn(
+        warn(
             f"{caller}: the estimate of order {order} had a pole of modulus {radius:.6g}; it was moved to "
             f"its mirror "
             "image in the unit circle. If the plant is unstable, ask for stable=False.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
 from realization.identification.gaps import innovations_over_gaps
 from realization.identification.regression import FirstState, best_first_state
+from realization.notes import warn
 from realization.signals.spans import spans_of
 from realization.systems.responses import first_states, free_response, joined, predictor_states
 
@@ -71,7 +71,7 @@ def noise_model(
     try:
         found = dare(A, C, Q / size, R / size, S / size)
     except RealizationError as error:
-        warnings.warn(
+        warn(
             f"no Kalman gain was found ({error}); the model predicts by simulation alone (K = 0).",
             ConvergenceWarning,
             stacklevel=3,

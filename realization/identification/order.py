@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from realization.errors import OrderWarning, RealizationError
 from realization.filtering.riccati import dare
 from realization.identification.factorization import Factorization
+from realization.notes import warn
 
 __all__ = ["information_order", "noise_edge", "prediction_order", "select_order"]
 
@@ -31,7 +31,7 @@ def select_order(factorization: Factorization, highest: int) -> int:
     correlations = factorization.subspace("cva")[1]
     significant = int((correlations**2 > noise_edge(factorization)).sum())
     if significant > highest:
-        warnings.warn(
+        warn(
             f"{significant} canonical correlations are significant and the order {highest} is the limit "
             "of what was searched; raise max_order or block_rows.",
             OrderWarning,

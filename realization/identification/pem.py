@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -21,6 +20,7 @@ from realization.identification.search import Found, admissible, search
 from realization.identification.sensitivities import Blocks, Point
 from realization.identification.subspace_start import beginning
 from realization.identification.uncertainty import Focus, Uncertainty, entry_covariance, scaled_point
+from realization.notes import collected, warn
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
 from realization.systems.responses import first_states
@@ -215,7 +215,7 @@ def pem(
     asked = record.observed.sum() < PLENTY * count if guard == "auto" else guard
     accepted = not asked or _held_back(task, scaled, _starts(model, point, record, begin, feedthrough, focus))
     if not found.converged:
-        warnings.warn(
+        warn(
             f"pem: no minimum was reached in {found.iterations} iterations; the best point is returned. "
             "Allow more iterations, begin elsewhere, or take a lower order.",
             ConvergenceWarning,
@@ -253,8 +253,7 @@ def _starts(
         first = record[:length]
         if model is not None:
             return _of_first_experiments(point, first)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with collected():
             try:
                 early = beginning(first, begin.n_states, feedthrough=feedthrough, focus=focus)
             except (ValueError, np.linalg.LinAlgError):

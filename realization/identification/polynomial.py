@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +18,7 @@ from realization.identification.realization import Realization, unscaled
 from realization.identification.search import search
 from realization.identification.sensitivities import Blocks
 from realization.identification.uncertainty import Uncertainty, coordinate_covariance, entry_covariance
+from realization.notes import warn
 from realization.signals.data import IOData, as_data
 from realization.systems.models import InnovationsModel
 
@@ -275,7 +275,7 @@ def _fitted(
     ]
     found = min(tried, key=lambda ended: ended.loss)
     if not found.converged:
-        warnings.warn(
+        warn(
             f"{kind}: no minimum was reached in {found.iterations} steps; the best point is returned. Take "
             "lower orders or a longer record.",
             ConvergenceWarning,

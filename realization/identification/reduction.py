@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from realization.identification.factorization import Scaling
 from realization.identification.likely_start import errors_on
 from realization.identification.realization import Realization, longest_memory
+from realization.systems.lyapunov import discrete_lyapunov
 from realization.systems.responses import predictor_states
 
 __all__ = ["TRIED", "Balanced", "forgetting", "likely_fits", "shortest"]
@@ -36,7 +37,7 @@ class Balanced:
         self.found = found
         self.memory = max(longest_memory(found.A, max(scaled.lengths)), forgetting(found))
         self.reach = _factor(states.T @ states / len(states))
-        self.sight = _factor(scipy.linalg.solve_discrete_lyapunov(A.T, C.T @ C))
+        self.sight = _factor(discrete_lyapunov(A.T, C.T @ C))
         self.left, self.hankel, self.right = scipy.linalg.svd(self.sight.T @ self.reach)
 
     def usable(self, order: int) -> Realization | None:

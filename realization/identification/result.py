@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from realization.identification.candidates import Stretch
 from realization.identification.factorization import factorize, scale
 from realization.identification.residuals import ResidualTests, residual_tests
 from realization.identification.uncertainty import Uncertainty, uncertainty
+from realization.notes import collected
 from realization.signals.data import IOData
 from realization.signals.gaps import gap_free
 from realization.signals.inspection import DataInspection
@@ -108,8 +108,7 @@ class Identification:
         rows = Stretch(scaled, feedthrough=True, stable=True).rows(True)
         if rows < 2:
             return np.zeros(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with collected():
             return factorize(scaled, rows, "identify").subspace("cva")[1]
 
     @cached_property
@@ -223,8 +222,7 @@ def _poles(fit: Identification) -> str:
 
 def _whiteness(fit: Identification) -> str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with collected():
             tests = residual_tests(fit.model, fit.data)
             test = tests.whiteness
     except RealizationError as error:

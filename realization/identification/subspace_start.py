@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,6 +14,7 @@ from realization.filtering.smoother import kalman_smoother
 from realization.identification.arx import arx
 from realization.identification.matrices import Focus
 from realization.identification.subspace import subspace_model
+from realization.notes import collected
 from realization.signals.data import IOData, replace_values
 from realization.systems.models import InnovationsModel
 
@@ -54,8 +54,7 @@ def beginning(
     if record.observed.all():
         return estimate(record, order)
     tried: list[InnovationsModel] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with collected():
         try:
             tried.append(estimate(record, order))
             order = tried[0].n_states

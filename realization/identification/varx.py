@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import get_args
 
@@ -20,6 +19,7 @@ from realization.identification.matrices import Focus, input_matrices
 from realization.identification.noise import innovation_covariance, one_step_innovations
 from realization.identification.realization import Realization, reflect_poles, unscaled
 from realization.identification.regularized import fit_regularized_varx
+from realization.notes import warn
 from realization.signals.data import IOData, as_data
 from realization.signals.gaps import gap_free
 from realization.systems.models import InnovationsModel
@@ -174,7 +174,7 @@ def varx(
         )
     found = _settled(balanced.truncated(order), scaled, stable, focus)
     if found.stabilized:
-        warnings.warn(
+        warn(
             f"varx: the estimate of order {order} had poles outside the unit circle; they were moved to "
             "their mirror images. If the plant is unstable, ask for stable=False.",
             StabilityWarning,

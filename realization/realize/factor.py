@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from realization.errors import DataError, OrderWarning, ShapeError
+from realization.notes import warn
 from realization.realize.hankel import as_sequence, hankel, rows_and_cols
 from realization.realize.hankel_operator import HankelOperator
 from realization.realize.hankel_svd import HankelSvd, decompose, default_tolerance
@@ -120,7 +120,7 @@ def factorize(
     tol = default_tolerance(shape) if tol is None else float(tol)
     tol = max(tol, (noise or 0.0) / (np.abs(h).max() or 1.0))
     if order is None and n == largest:
-        warnings.warn(
+        warn(
             f"{caller}: each of the {n} singular values of the {shape[0]} x {shape[1]} Hankel matrix "
             f"exceeds {tol:.1e} of the largest: the order is at the limit of what this sequence shows. "
             "Give a longer sequence, or order or tol if it is noisy.",
@@ -142,7 +142,7 @@ def finish(
     residual = float(difference / (np.abs(factor.h).max() or 1.0)) if np.isfinite(difference) else np.inf
     # A finite sequence fixes the system only if its Hankel matrices of the next size have the same rank.
     if factor.chosen and residual > max(1e-8, 100 * factor.tol):
-        warnings.warn(
+        warn(
             f"{caller}: the Hankel matrix has rank {len(A)}, but a model of that order misses the sequence "
             f"by {residual:.1e} of its largest entry: it is not finished, or too noisy for "
             f"tol={factor.tol:.1e}. Give a longer sequence, or another order, rows, cols or tol.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from realization.arguments import as_real
 from realization.errors import DataError, OrderWarning, RankError, ShapeError
+from realization.notes import warn
 from realization.systems import StateSpace
 
 __all__ = ["LoewnerRealization", "loewner"]
@@ -203,7 +203,7 @@ def _order(order: int | None, s: Array, tol: float) -> int:
     rank = int(np.sum(s > tol * s[0]))
     if order is None:
         if rank == len(s) and rank:
-            warnings.warn(
+            warn(
                 f"loewner: each of the {rank} singular values of the Loewner matrix exceeds {tol:.1e} of the "
                 "largest: give more frequencies, or an order or a larger tol if they are measured.",
                 OrderWarning,

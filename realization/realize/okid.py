@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from realization.errors import (
     ShapeError,
     StabilityWarning,
 )
+from realization.notes import warn
 from realization.realize.era import era
 from realization.realize.hankel import hankel
 from realization.signals import IOData
@@ -171,7 +171,7 @@ def okid(
     sight = observability_matrix(system, count - 1)
     K = scipy.linalg.lstsq(sight, g.reshape(-1, data.n_outputs), cond=1e-12)[0] if order else g[:0, 0]
     if order and not np.abs(np.linalg.eigvals(system.A - K @ system.C)).max() < 1:
-        warnings.warn(
+        warn(
             "okid: the observer is not stable in the states that were kept, so its gain is left at zero. "
             "Take a higher order or other lags; pem or n4sid give a noise model of their own.",
             StabilityWarning,
@@ -247,7 +247,7 @@ def _observer(data: IOData, lags: int, feedthrough: bool) -> _Observer:
 def _warn_if_poor(past: Array) -> None:
     s = scipy.linalg.svdvals(past - past.mean(axis=0))
     if not s[-1] > 1e-8 * s[0]:
-        warnings.warn(
+        warn(
             f"okid: the input excites {int(np.sum(s > 1e-8 * s[0]))} of the {len(s)} directions that these "
             "lags need; what it does not excite is not determined. Use fewer lags or a richer input.",
             ExcitationWarning,

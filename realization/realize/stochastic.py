@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from realization.errors import (
     ShapeError,
     StabilityWarning,
 )
+from realization.notes import warn
 from realization.realize.hankel import as_sequence, hankel, rows_and_cols
 from realization.realize.markov import markov_parameters
 from realization.realize.positive_real import CovarianceModel, Riccati, definite, positive_real_test, riccati
@@ -197,7 +197,7 @@ def stochastic_realization(
     A, C, Cbar, stabilized = _realized(found, n, Lambda)
     added = _shortfall(A, C, Cbar, Lambda[0], noise, margin)
     if added > 0:
-        warnings.warn(
+        warn(
             f"{CALLER}: these are the covariances of no process (the spectrum would be negative somewhere). "
             f"{added:.3g} of Lambda[0] was added to it as white noise; the other lags are kept. Estimate the "
             "covariances with the biased estimator (divide by T at every lag), or choose another order.",
@@ -208,7 +208,7 @@ def stochastic_realization(
     result = _result(given, Lambda, found.s, added, stabilized, dt)
     # A finite sequence fixes the process only if the Hankel matrices of the next size have the same rank.
     if chosen and result.residual > max(1e-8, 100 * found.rounding) + added:
-        warnings.warn(
+        warn(
             f"{CALLER}: rank {n}, but a model of that order misses the covariances by {result.residual:.1e} "
             "of the largest: they are not finished, or estimates. Give more lags, or an order.",
             OrderWarning,
@@ -304,7 +304,7 @@ def _order(order: int | None, found: _Decomposed, tol: float | None) -> tuple[in
     rank = int(np.sum(found.s > limit * (found.s[0] if tol is not None else max(found.s[0], found.scale))))
     if order is None:
         if rank == len(found.s):
-            warnings.warn(
+            warn(
                 f"{CALLER}: each of the {rank} singular values exceeds {limit:.1e} of the largest: the order "
                 "is at the limit of what these covariances show. Give more lags, or order or tol if they are "
                 "estimates.",
@@ -331,7 +331,7 @@ def _realized(found: _Decomposed, n: int, Lambda: Array) -> tuple[Array, Array, 
     if radius < 1:
         return A, C, Cbar, False
     A = _mirrored(A)
-    warnings.warn(
+    warn(
         f"{CALLER}: these covariances do not die out (a pole of modulus {radius:.4g}). Poles were mirrored "
         "inside the unit circle and Cbar fitted anew. Take a trend or a sinusoid off the record first, or "
         "choose another order.",

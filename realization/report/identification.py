@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from realization import plot
 from realization.errors import RealizationError
 from realization.identification.result import Identification
+from realization.notes import collected
 from realization.report.page import Picture, Section, Table, figure_png, page
 from realization.signals.gaps import gap_free
 
@@ -153,8 +153,7 @@ def _response(fit: Identification) -> Section:
 
 def _residuals(fit: Identification) -> Section:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with collected():
             tests = fit.residuals
     except RealizationError as error:
         return Section("Residuals", f"Not tested: {error}")

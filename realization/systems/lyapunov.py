@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from realization.errors import ConvergenceError
 
-__all__ = ["SchurForm", "balance", "complex_schur", "lyapunov_factor"]
+__all__ = ["SchurForm", "balance", "complex_schur", "discrete_lyapunov", "lyapunov_factor"]
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 EPS = float(np.finfo(float).eps)
+DIRECT = 10  # states from which on the equation is not written out
 
 
 def balance(A: Array) -> tuple[Array, Array]:
@@ -34,6 +35,37 @@ def balance(A: Array) -> tuple[Array, Array]:
     if info:
         raise ConvergenceError(f"LAPACK's gebal ended with {info}: the matrix cannot be balanced.")
     return balanced, scale
+
+
+def discrete_lyapunov(A: Array, Q: Array) -> Array:
+    r"""The solution of $X = A X A^\top + Q$, as SciPy finds it, without its warnings.
+
+    A warning of SciPy's can be kept from the user only by filters that belong to the whole process.
+
+    Parameters
+    ----------
+    A, Q : ndarray, shape (n, n)
+        `A` with all eigenvalues inside the unit circle.
+
+    Raises
+    ------
+    LinAlgError
+        If the equation is singular.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from realization.systems.lyapunov import discrete_lyapunov
+    >>> discrete_lyapunov(np.array([[0.5]]), np.array([[3.0]]))
+    array([[4.]])
+    """
+    n = len(A)
+    if n < DIRECT:
+        return np.linalg.solve(np.eye(n * n) - np.kron(A, A), Q.reshape(-1)).reshape(n, n)
+    eye = np.eye(n)
+    back = np.linalg.inv(A.T + eye)  # bilinear, to continuous time
+    right = -2 * np.linalg.inv(A + eye) @ Q @ back
+    return scipy.linalg.solve_continuous_lyapunov(((A.T - eye) @ back).T, right)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from realization.errors import ConvergenceError, ConvergenceWarning, DataError
+from realization.notes import warn
 from realization.systems.gramians import excitation, hankel_singular_values, root, stable_form
 from realization.systems.lyapunov import EPS, SchurForm, complex_schur, lyapunov_factor
 from realization.systems.models import InnovationsModel, StateSpace
@@ -112,7 +112,7 @@ def hinf_norm(model: StateSpace, *, tol: float = 1e-10, band: tuple[float, float
         gamma = best[0] * (1 + 2 * tol)
         crossings = response.crossings(gamma)
         if crossings is None:
-            warnings.warn(
+            warn(
                 f"hinf_norm: the largest gain found, {best[0]:.3g}, is the rounding of much larger terms; "
                 "whether another is larger cannot be told.",
                 ConvergenceWarning,

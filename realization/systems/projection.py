@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from realization.errors import (
     StabilityWarning,
     UnstableError,
 )
+from realization.notes import warn
 from realization.systems.gramians import root
 from realization.systems.lyapunov import EPS
 from realization.systems.models import InnovationsModel, StateSpace
@@ -134,7 +134,7 @@ def kept_states(caller: str, hsv: Array, order: int | None, unstable: int) -> in
             f"stability limit, which are kept whole. Ask for at least {unstable}."
         )
     if order - unstable > rank:
-        warnings.warn(
+        warn(
             f"{caller}: order={order} came; only {rank + unstable} states stand above rounding, "
             "the result has those.",
             OrderWarning,
@@ -214,13 +214,13 @@ def assembled(caller: str, model: StateSpace, parts: Parts, reduced: System) -> 
 def warn_unless_stable(caller: str, result: StateSpace, A: Array, why: str) -> None:
     """Say so where the reduced stable part, or the predictor, is not stable."""
     if not StateSpace(A, A[:, :0], A[:0], dt=result.dt).is_stable:
-        warnings.warn(
+        warn(
             f"{caller}: {why}, and the reduced model is not stable; choose another order.",
             StabilityWarning,
             stacklevel=3,
         )
     if isinstance(result, InnovationsModel) and not result.predictor.is_stable:
-        warnings.warn(
+        warn(
             f"{caller}: the predictor of the reduced model, A - K C, is not stable; choose another order.",
             StabilityWarning,
             stacklevel=3,

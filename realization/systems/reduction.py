@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realization.errors import OrderWarning
+from realization.notes import warn
 from realization.systems.lyapunov import lyapunov_factor
 from realization.systems.models import StateSpace
 from realization.systems.projection import (
@@ -249,7 +249,7 @@ def _truncated(
     pair = stable.driven(model.dt), reduced.driven(model.dt)
     reduction = BalancedTruncation(result, hsv, kept + unstable, unstable, *pair)
     if tol is not None and tol < 1e-6 * hsv.max(initial=0.0) and reduction.rounding > tol:
-        warnings.warn(
+        warn(
             f"{caller}: tol={tol:.3g} came; beside poles so close to the stability limit, rounding alone may "
             f"change the gain by {reduction.rounding:.2g}.",
             OrderWarning,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import realization as rz
 from bmojo import BMojoConfig, BMojoLM
+from realization.errors import ExcitationWarning
+from realization.identification.contest import Contest
+from realization.notes import collected, warn
+from tests.source import modules
 from tests.tolerances import assert_close
 from tests.trust.calls import Call, kernel_calls, model_of, realization_calls, record_of
 from tests.trust.spoiling import numbers_in
@@ -66,3 +74,63 @@ def test_two_identifications_and_a_training_at_once_are_those_alone():
     for expected, found in zip(alone, together, strict=True):
         for (where, plain), (_, numbers) in zip(expected, found, strict=True):
             assert_close(numbers, plain, "exact", what=where)
+
+
+FILTERS = re.compile(r"catch_warnings|simplefilter|filterwarnings|showwarning")
+COMMANDS = {  # processes of their own, and what is done once when a module is loaded
+    "bmojo.cli", "bmojo.demo.__main__", "bmojo.models.files", "realization.cli",
+}  # fmt: skip
+
+
+def test_no_code_touches_the_filters_of_warnings():
+    touching = {name for name, path in modules().items() if FILTERS.search(path.read_text())}
+    assert touching <= COMMANDS
+
+
+def test_who_warns_while_another_thread_identifies_warns_the_user(monkeypatch: pytest.MonkeyPatch):
+    """The identification waits in its midst until the other thread has warned."""
+    data, inside, done = record_of(model_of(1, 1)), threading.Event(), threading.Event()
+    undisturbed, run = rz.identify(data, order=2), Contest.run
+    before: list[Any] = []
+    within: list[Any] = []
+
+    def waiting(contest: Contest) -> None:
+        warn("one of its own", ExcitationWarning)
+        within.append((list(warnings.filters), warnings.showwarning))
+        inside.set()
+        assert done.wait(60)
+        run(contest)
+
+    def other() -> None:
+        assert inside.wait(60)
+        for k in range(20):
+            warn(f"by the project, {k}", ExcitationWarning)
+            warnings.warn(f"by another, {k}", ExcitationWarning, stacklevel=1)
+        done.set()
+
+    monkeypatch.setattr(Contest, "run", waiting)
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(2) as pool:
+        warnings.simplefilter("always")
+        before.append((list(warnings.filters), warnings.showwarning))
+        warned, found = pool.submit(other), pool.submit(rz.identify, data, order=2)
+        warned.result(), found.result()
+    assert within == before
+    told = [str(item.message) for item in caught]
+    expected = {f"by {who}, {k}" for who in ("the project", "another") for k in range(20)}
+    assert expected <= set(told)
+    assert not expected & set(found.result().notes)
+    assert "one of its own" in found.result().notes
+    assert set(found.result().notes) == {*undisturbed.notes, "one of its own"}
+
+
+def test_what_is_collected_within_is_not_collected_without():
+    with collected() as outer:
+        warn("first", ExcitationWarning)
+        with suppress(ValueError), collected() as inner:
+            warn("second", ExcitationWarning)
+            raise ValueError
+        warn("third", ExcitationWarning)
+    assert [text for _, text in outer] == ["first", "third"]
+    assert [text for _, text in inner] == ["second"]
+    with pytest.warns(ExcitationWarning, match="fourth"):
+        warn("fourth", ExcitationWarning)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from bmojo.config import BMojoConfig
 from bmojo.models.files import WEIGHTS, model_file, read_config, write_model
 from bmojo.state import BMojoState
 from realization.errors import DataError, RealizationWarning, ShapeError
+from realization.notes import warn
 from realization.progress import Progress
 from realization.signals import IOData
 from realization.systems import InnovationsModel
@@ -213,7 +213,7 @@ class SignalModel:
         margin = 0.0 if validation is not None else MARGIN
         if reached > floor + margin:
             return model
-        warnings.warn(
+        warn(
             f"SignalModel.fit: on held-out samples the correction follows the output to {reached:.1f} %, the "
             f"linear model to {floor:.1f} %; the linear model is returned. More data that excite the "
             "nonlinearity, or another `order` or `hidden`, may help.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from bmojo.bridge.signal_model.memory import Member
 from bmojo.bridge.signal_model.static import Spans, saturation, start_loop, train_loop, with_units
 from bmojo.config import BMojoConfig
-from realization.errors import DataError, RealizationError, RealizationWarning, ShapeError
+from realization.errors import DataError, RealizationError, ShapeError
 from realization.identification import identify
+from realization.notes import collected
 from realization.progress import Progress
 from realization.signals import IOData
 from realization.systems import InnovationsModel
@@ -96,8 +96,7 @@ def rows_of(data: IOData, spans: Sequence[tuple[int, int]]) -> IOData:
 
 def identified(data: IOData) -> InnovationsModel:
     """The model of `realization.identify`, without its warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RealizationWarning)
+    with collected():
         return identify(data, progress=False).model
 
 

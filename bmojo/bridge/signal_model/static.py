@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmojo.bridge.signal_model.loop import Loop
-from realization.errors import RealizationWarning
 from realization.identification import pem
+from realization.notes import collected
 from realization.signals import IOData
 from realization.systems import StateSpace
 
@@ -67,8 +66,7 @@ def start_loop(u: Array, y: Array, spans: Spans, *, order: int, limits: tuple[Ar
     rows = np.concatenate([np.arange(a, b) for a, b in spans])
     lengths = [b - a for a, b in spans]
     starts = tuple(int(k) for k in np.cumsum([0, *lengths[:-1]]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RealizationWarning)  # the floor says what the record lacks
+    with collected():  # the floor says what the record lacks
         model = pem(IOData(y[rows], u[rows], starts=starts), order=order, focus="simulation", offset=False)
     A, B, C, D = (np.array(M) for M in (model.model.A, model.model.B, model.model.C, model.model.D))
     n, m, p = order, u.shape[1], y.shape[1]
