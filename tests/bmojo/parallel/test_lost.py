@@ -30,7 +30,8 @@ from tests.bmojo.parallel.test_kill import (
 
 LINE = re.compile(
     r"bmojo: error: process (\d) of 2(?:, which keeps the list of all,)? is gone, at step (\d+); the newest "
-    r"checkpoint is (\S+/step-(\d{8}))\. ((?:Go on from there: `.*`)|torchrun starts all of them again .*\)\.)"
+    r"checkpoint is (\S+/step-(\d{8}))\. "
+    r"(Go on from there: `.*`|torchrun starts all of them again \(\d of \d\)\.)"
 )
 
 
