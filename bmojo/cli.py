@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column, with_page
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except (ValueError, FloatingPointError, ImportError, OSError) as error:
         if getattr(error, "tells", _first() or isinstance(error, ImportError | OSError)):
-            print(f"bmojo: error: {' '.join(str(error).split())}", file=sys.stderr)
+            line = with_page(" ".join(str(error).split()), type(error))
+            print(f"bmojo: error: {line}", file=sys.stderr)
         return FAILED
     return 0
 
@@ -400,7 +401,8 @@ def _layer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warn(message: object, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
-    print(f"bmojo: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    line = with_page(" ".join(str(message).split()), category)
+    print(f"bmojo: warning: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -60,11 +60,13 @@ def check_whole(caller: str, **options: tuple[object, int]) -> None:
 
     Examples
     --------
+    >>> import realization as rz
     >>> from realization.arguments import check_whole
-    >>> check_whole("n4sid", order=(2.5, 0))
-    Traceback (most recent call last):
-        ...
-    realization.errors.DataError: n4sid: order=2.5 came; a whole number, at least 0, is needed.
+    >>> try:
+    ...     check_whole("n4sid", order=(2.5, 0))
+    ... except rz.DataError as error:
+    ...     print(error)
+    n4sid: order=2.5 came; a whole number, at least 0, is needed.
     """
     for name, (value, least) in options.items():
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)

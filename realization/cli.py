@@ -28,7 +28,7 @@ from realization.signals import (
     read_data,
 )
 from realization.systems import InnovationsModel, StateSpace, load_model, save_model
-from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column, with_page
 
 __all__ = ["main"]
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _warnings_in_one_line():
             options.run(options)
     except (RealizationError, ImportError, OSError) as error:
-        print(f"realization: error: {_one_line(error)}", file=sys.stderr)
+        print(f"realization: error: {with_page(_one_line(error), type(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("realization: interrupted", file=sys.stderr)
@@ -363,7 +363,7 @@ def _write_report(options: argparse.Namespace, text: str | None) -> None:
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        print(f"realization: warning: {_one_line(message)}", file=sys.stderr)
+        print(f"realization: warning: {with_page(_one_line(message), category)}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", RealizationWarning)

@@ -82,11 +82,13 @@ def file_within(folder: str | os.PathLike[str], name: str) -> Path:
 
     Examples
     --------
+    >>> import realization as rz
     >>> from realization.files import file_within
-    >>> file_within("/tmp", "../etc/passwd")
-    Traceback (most recent call last):
-        ...
-    realization.errors.DataError: cannot read /tmp/../etc/passwd: it lies outside of /tmp; copy it there.
+    >>> try:
+    ...     file_within("/tmp", "../etc/passwd")
+    ... except rz.DataError as error:
+    ...     print(error)
+    cannot read /tmp/../etc/passwd: it lies outside of /tmp; copy it there.
     """
     place = Path(folder, name)
     if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder)):

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-__all__ = ["FAILED", "INTERRUPTED", "Parser", "add_completion", "column"]
+from realization.errors import page_of
+
+__all__ = ["FAILED", "INTERRUPTED", "Parser", "add_completion", "column", "with_page"]
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -37,6 +39,26 @@ def column(text: str) -> str | int:
     text : str
     """
     return int(text) if text.isdecimal() else text
+
+
+def with_page(line: str, kind: type) -> str:
+    """A line on an error or a warning, and the page that explains it, where it has one.
+
+    Parameters
+    ----------
+    line : str
+    kind : type
+        Class of the error or the warning.
+
+    Examples
+    --------
+    >>> from realization.errors import DataError
+    >>> from realization.terminal import with_page
+    >>> with_page("there is no column 'speed'.", DataError)
+    "there is no column 'speed'. (see docs/data.md)"
+    """
+    page = page_of(kind)
+    return line if page is None else f"{line} (see {page})"
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bmojo.config import BMojoConfig
 from bmojo.models.attention_like import AttentionLike
+from realization.errors import RealizationError
 
 __all__ = ["ConversionError", "convert_layer", "convert_layers"]
 
@@ -34,7 +35,7 @@ LAYER = re.compile(r"^(?P<prefix>(?:.*\.)?layers\.(?P<index>\d+)\.bmojo_f)\.")
 TAPS = 4
 
 
-class ConversionError(ValueError):
+class ConversionError(RealizationError):
     """Weights do not have the authors' layout; the message lists what is missing, left over or misshapen."""
 
 

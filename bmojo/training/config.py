@@ -136,11 +136,12 @@ def read_configuration(
 
     Examples
     --------
-    >>> from bmojo.training import read_configuration
-    >>> read_configuration({"task": {"kind": "needle"}, "train": {"stepz": 3}})
-    Traceback (most recent call last):
-        ...
-    bmojo.training.errors.ConfigurationError: [train] stepz: there is no such key; did you mean `steps`?
+    >>> from bmojo.training import ConfigurationError, read_configuration
+    >>> try:
+    ...     read_configuration({"task": {"kind": "needle"}, "train": {"stepz": 3}})
+    ... except ConfigurationError as error:
+    ...     print(error)
+    [train] stepz: there is no such key; did you mean `steps`?
     """
     where = "" if isinstance(source, Mapping) else f"{os.fspath(source)}: "
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realization.errors import RealizationError, RealizationWarning
+from realization.errors import RealizationError, RealizationWarning, page_of
 
 __all__ = ["CheckpointError", "CheckpointWarning", "ConfigurationError", "DivergedError", "LostProcessError"]
 
@@ -34,6 +34,7 @@ class DivergedError(FloatingPointError):
 
     def __init__(self, step: int, loss: float, rate: float) -> None:
         super().__init__(f"the loss is {loss} at step {step}; lower the rate ({rate}).")
+        self.add_note(f"See {page_of(type(self))}.")
         self.step = step
 
 
