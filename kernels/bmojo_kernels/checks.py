@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bmojo_kernels.backends import is_tensor
+
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
@@ -19,6 +21,7 @@ __all__ = [
     "check_tensors",
     "compiled_step",
     "learning",
+    "need_tensors",
     "state_dtype",
 ]
 
@@ -43,6 +46,25 @@ def check_count(operation: str, name: str, value: object, least: int) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"{operation}: {name}={value!r} came; a whole number, at least {least}, is needed.")
+
+
+def need_tensors(operation: str, **given: object) -> None:
+    """Refuse by its name what is no tensor, where an operation takes nothing else; what is left out passes.
+
+    Parameters
+    ----------
+    operation : str
+    **given : Tensor, or a tuple or list of them
+    """
+    for name, x in given.items():
+        parts = enumerate(x) if isinstance(x, tuple | list) else ((None, x),)
+        for number, part in parts:
+            if part is not None and not is_tensor(part):
+                place = name if number is None else f"{name}[{number}]"
+                raise ValueError(
+                    f"{operation}: {place} of type {type(part).__name__} came; a tensor is needed, such as "
+                    f"torch.as_tensor({place})."
+                )
 
 
 def check_tensors(

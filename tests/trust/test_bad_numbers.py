@@ -6,13 +6,16 @@ exception, no hang, no value that is not finite where none is documented, no ima
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import bmojo_kernels as bk
 import numpy as np
 import pytest
+import torch
 
 import realization as rz
 from tests.tolerances import assert_close
@@ -70,13 +73,10 @@ def faults(package: str, name: str, call: Call) -> list[str]:
             with within(60), np.errstate(all="ignore"):
                 result = bad()
         except FAMILY[package] as error:
-            if package == "realization" or isinstance(error, ValueError):
-                found += [] if len(str(error)) > 10 else [f"{what}: an error without words: {error!r}"]
+            found += [] if len(str(error)) > 10 else [f"{what}: an error without words: {error!r}"]
             continue
         except Exception as error:
-            # A tensor's place taken by an array is a matter of types; torch refuses it in its own words.
-            if not (package == "bmojo_kernels" and what.endswith(("an array", "within"))):
-                found.append(f"{what}: {type(error).__name__}: {error}")
+            found.append(f"{what}: {type(error).__name__}: {error}")
             continue
         if package == "realization" and (name, what.partition(": ")[2]) not in BEYOND:
             found += [
@@ -105,6 +105,33 @@ def test_realization(name: str, call: Call):
 @pytest.mark.parametrize(("name", "call"), names("bmojo_kernels"))
 def test_kernels(name: str, call: Call):
     checked("bmojo_kernels", name, call)
+
+
+def tensors_of(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Each tensor of an argument with its place, and the argument with an array there."""
+    if isinstance(value, torch.Tensor):
+        yield name, value.numpy()
+    elif isinstance(value, tuple):
+        for k, part in enumerate(value):
+            for place, spoilt in tensors_of(part, f"{name}[{k}]"):
+                yield place, (*value[:k], spoilt, *value[k + 1 :])
+
+
+@pytest.mark.parametrize(("name", "call"), kernel_calls().items())
+def test_an_array_in_place_of_a_tensor_is_named(name: str, call: Call):
+    for argument, value in call.arguments.items():
+        for place, spoilt in tensors_of(value, argument):
+            said = rf"{name}: {re.escape(place)} of type ndarray came; a tensor is needed, such as torch\.as"
+            with pytest.raises(ValueError, match=said):
+                call.changed(argument, spoilt)()
+
+
+def test_where_the_first_is_a_tensor_the_others_are_too():
+    x = torch.ones(1, 4, 2)
+    with pytest.raises(ValueError, match=r"linear_scan: b of type ndarray came; a tensor is needed"):
+        bk.linear_scan(x, x.numpy())
+    with pytest.raises(ValueError, match=r"linear_step: state of type ndarray came; a tensor is needed"):
+        bk.linear_step(x[0], x[0], x[0].numpy())
 
 
 @pytest.mark.parametrize("package", CALLS)

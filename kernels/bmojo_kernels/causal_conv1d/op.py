@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bmojo_kernels.backends import as_numpy, choose, empty_like, is_tensor
-from bmojo_kernels.checks import alike, compiled_step
+from bmojo_kernels.backends import as_numpy, choose, empty_like
+from bmojo_kernels.checks import alike, compiled_step, need_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,9 @@ def causal_conv1d(
     >>> y.flatten().tolist(), tail.flatten().tolist()
     ([1.0, 12.0, 24.0], [4.0])
     """
-    if not is_tensor(x):
-        raise ValueError(f"causal_conv1d: x of type {type(x).__name__} came; tensors are needed.")
+    need_tensors(
+        "causal_conv1d", x=x, weight=weight, bias=bias, initial_state=initial_state, cu_seqlens=cu_seqlens
+    )
     (weight,) = alike(x, weight)
     bias, initial_state = (None if y is None else alike(x, y)[0] for y in (bias, initial_state))
     _check(x, weight, bias, activation, initial_state, cu_seqlens)
@@ -119,6 +120,7 @@ def causal_conv1d_step(
     >>> y.item(), state.item()
     (12.0, 2.0)
     """
+    need_tensors("causal_conv1d_step", x=x, weight=weight, bias=bias, state=state)
     row = x.unsqueeze(1)
     weight, *rest = alike(row, weight, *(y for y in (state, bias) if y is not None))
     state, bias = rest[0], rest[1] if len(rest) > 1 else None

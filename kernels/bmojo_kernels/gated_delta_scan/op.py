@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, overload
 
 from bmojo_kernels.backends import as_numpy, choose, empty_like
-from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, learning, state_dtype
+from bmojo_kernels.checks import (
+    alike,
+    check_shapes,
+    check_tensors,
+    compiled_step,
+    learning,
+    need_tensors,
+    state_dtype,
+)
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 
 if TYPE_CHECKING:
@@ -116,6 +124,9 @@ def gated_delta_scan(
     >>> o.flatten().tolist(), e.flatten().tolist()
     ([1.0, 1.0, 1.0], [1.0, 1.0, 0.0])
     """
+    need_tensors(
+        "gated_delta_scan", q=q, k=k, v=v, log_decay=log_decay, beta=beta, h0=h0, cu_seqlens=cu_seqlens
+    )
     k, v = alike(q, k, v)
     _check(q, k, v, log_decay, beta, h0, cu_seqlens)
     state = state_dtype(q)
@@ -186,6 +197,7 @@ def gated_delta_step(
     """
     import torch
 
+    need_tensors("gated_delta_step", q=q, k=k, v=v, log_decay=log_decay, beta=beta, state=state)
     k, v = alike(q, k, v)
     q1, k1, v1, log1, beta1 = one = tuple(m.unsqueeze(1) for m in (q, k, v, log_decay, beta))
     _check(q1, k1, v1, log1, beta1, state, None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 
 from bmojo_kernels.backends import as_numpy, choose, empty_like
-from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, state_dtype
+from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, need_tensors, state_dtype
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 from bmojo_kernels.ssd_scan.op import ssd_scan, ssd_step
 
@@ -131,6 +131,9 @@ def gated_kalman_scan(
     """
     import torch
 
+    need_tensors(
+        "gated_kalman_scan", q=q, k=k, v=v, log_decay=log_decay, alpha=alpha, h0=h0, cu_seqlens=cu_seqlens
+    )
     k, v = alike(q, k, v)
     _check(q, k, v, log_decay, alpha, h0, ridge, steps, cu_seqlens)
     state = state_dtype(q)
@@ -213,6 +216,7 @@ def gated_kalman_step(
     """
     import torch
 
+    need_tensors("gated_kalman_step", q=q, k=k, v=v, log_decay=log_decay, alpha=alpha, state=state)
     k, v = alike(q, k, v)
     q1, k1, v1, log1 = (m.unsqueeze(1) for m in (q, k, v, log_decay))
     _check(q1, k1, v1, log1, None if alpha is None else alpha.unsqueeze(1), state, ridge, steps, None)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmojo_kernels.backends import choose, is_tensor
-from bmojo_kernels.checks import as_real, check_count
+from bmojo_kernels.checks import as_real, check_count, need_tensors
 from bmojo_kernels.innovation_topk.sets import RULES, KeptSet, check_window, selection_priority, sets
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ def innovation_topk(
            [ 1,  3]])
     """
     tensors = is_tensor(scores)
-    if not tensors:
+    if tensors:
+        need_tensors("innovation_topk", cu_seqlens=cu_seqlens)
+    else:
         scores = as_real("innovation_topk", "scores", scores)
     device, kind = (scores.device.type, scores.dtype) if tensors else ("cpu", None)
     if scores.ndim != 2:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmojo_kernels.backends import choose, is_tensor, run, task_width, thread_count
-from bmojo_kernels.checks import state_dtype
+from bmojo_kernels.checks import need_tensors, state_dtype
 from bmojo_kernels.linear_scan.naive import linear_scan_naive
 from bmojo_kernels.linear_scan.numba_cpu import forward
 from bmojo_kernels.packing import apart, check_packing, offsets, sequence_count
@@ -143,7 +143,9 @@ def linear_step(a: Any, b: Any, state: Any) -> tuple[Any, Any]:
     >>> h.item(), state.item()
     (2.0, 2.0)
     """
-    if not is_tensor(a):
+    if is_tensor(a):
+        need_tensors("linear_step", b=b, state=state)
+    else:
         a, b, state = (np.asarray(x) for x in (a, b, state))
     if a.ndim != 2 or b.ndim != 2:
         raise ValueError(f"linear_step: a {tuple(a.shape)}, b {tuple(b.shape)} came; (B, C) is needed.")
@@ -161,6 +163,7 @@ def linear_step(a: Any, b: Any, state: Any) -> tuple[Any, Any]:
 def _of_tensors(
     a: Tensor, b: Tensor, h0: Tensor | None, cu_seqlens: Tensor | None, backend: str | None
 ) -> tuple[Tensor, Tensor]:
+    need_tensors("linear_scan", b=b, h0=h0, cu_seqlens=cu_seqlens)
     _check(a, b, h0, cu_seqlens)
     chosen = choose("linear_scan", a.device.type, backend, a.dtype)
     if chosen == "naive":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import choose, is_tensor
-from bmojo_kernels.checks import alike, check_count
+from bmojo_kernels.checks import alike, check_count, need_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,8 +109,11 @@ def memory_attention(
     >>> out.shape, lse.shape
     (torch.Size([1, 6, 2, 4]), torch.Size([1, 2, 6]))
     """
-    if not is_tensor(q):
-        raise ValueError(f"memory_attention: q of type {type(q).__name__} came; tensors are needed.")
+    need_tensors(
+        "memory_attention", q=q, k=k, v=v, fading=fading, q_fading=q_fading, q_eidetic=q_eidetic,
+        q_retrieved=q_retrieved, eidetic_index=eidetic_index, eidetic=eidetic, eidetic_rows=eidetic_rows,
+        eidetic_bias=eidetic_bias, retrieved=retrieved, cu_seqlens=cu_seqlens,
+    )  # fmt: skip
     chunk = window if chunk is None else chunk
     k, v, fading, eidetic, retrieved, q_fading, q_eidetic, q_retrieved = _in_one_dtype(
         q, k, v, fading, eidetic, retrieved, q_fading, q_eidetic, q_retrieved

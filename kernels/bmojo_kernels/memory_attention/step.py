@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import as_numpy, empty_like
-from bmojo_kernels.checks import check_count, compiled_step, state_dtype
+from bmojo_kernels.checks import check_count, compiled_step, need_tensors, state_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,11 @@ def memory_attention_step(
     """
     import torch
 
+    need_tensors(
+        "memory_attention_step", q=q, k=k, v=v, fading=fading, q_fading=q_fading, q_eidetic=q_eidetic,
+        q_retrieved=q_retrieved, eidetic_index=eidetic_index, eidetic=eidetic, eidetic_bias=eidetic_bias,
+        retrieved=retrieved,
+    )  # fmt: skip
     parts = {"k": (k, v), "fading": fading, "eidetic": eidetic, "retrieved": retrieved}
     _check(q, parts, window, position, eidetic_index, eidetic_bias, (q_fading, q_eidetic, q_retrieved))
     readers = [q, *(q if x is None else x for x in (q_fading, q_eidetic, q_retrieved))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bmojo_kernels.backends import as_numpy, choose, empty_like
-from bmojo_kernels.checks import alike, compiled_step, learning
+from bmojo_kernels.checks import alike, compiled_step, learning, need_tensors
 from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 
@@ -85,6 +85,19 @@ def selective_scan(
     import torch
     from torch.nn import functional as F
 
+    need_tensors(
+        "selective_scan",
+        u=u,
+        delta=delta,
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        z=z,
+        delta_bias=delta_bias,
+        h0=h0,
+        cu_seqlens=cu_seqlens,
+    )
     delta, B, C = alike(u, delta, B, C)
     _check(u, delta, A, B, C, D, z, delta_bias, h0, cu_seqlens)
     state = torch.float32 if u.dtype is torch.bfloat16 else u.dtype
@@ -161,6 +174,9 @@ def selective_step(
     import torch
     from torch.nn import functional as F
 
+    need_tensors(
+        "selective_step", u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state
+    )
     delta, B, C = alike(u, delta, B, C)
     along = [x.unsqueeze(1) for x in (u, delta, B, C)]
     gate = None if z is None else z.unsqueeze(1)

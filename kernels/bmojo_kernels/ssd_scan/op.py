@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bmojo_kernels.backends import as_numpy, choose, empty_like
-from bmojo_kernels.checks import alike, check_shapes, check_tensors, compiled_step, learning, state_dtype
+from bmojo_kernels.checks import (
+    alike,
+    check_shapes,
+    check_tensors,
+    compiled_step,
+    learning,
+    need_tensors,
+    state_dtype,
+)
 from bmojo_kernels.packing import apart, check_packing, sequence_count
 
 if TYPE_CHECKING:
@@ -86,6 +94,7 @@ def ssd_scan(
     """
     from torch.nn import functional as F
 
+    need_tensors("ssd_scan", x=x, log_decay=log_decay, B=B, C=C, D=D, z=z, h0=h0, cu_seqlens=cu_seqlens)
     B, C = (m.unsqueeze(2) if m.ndim == 3 else m for m in alike(x, B, C))
     _check(x, log_decay, B, C, D, z, h0, cu_seqlens, chunk)
     state = state_dtype(x)
@@ -154,6 +163,7 @@ def ssd_step(
     import torch
     from torch.nn import functional as F
 
+    need_tensors("ssd_step", x=x, log_decay=log_decay, B=B, C=C, D=D, z=z, state=state)
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in alike(x, B, C))
     x1, log1, B1, C1 = (m.unsqueeze(1) for m in (x, log_decay, B, C))
     _check(x1, log1, B1, C1, D, None if z is None else z.unsqueeze(1), state, None, 1)
