@@ -32,6 +32,8 @@ from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, co
 
 __all__ = ["main"]
 
+FORMATS = (".parquet", ".npz", ".npy", ".mat")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -92,7 +94,7 @@ def _add_identify(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "identify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="identify a model from a text file with one sample per line",
+        help="identify a model from a file with one sample per line",
         description=(
             "Identify a model from the first part of a record, judge it on the rest, and save it.\n"
             "Order, dynamics and noise are found in one call; nothing has to be tuned."
@@ -141,23 +143,17 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
         "inspect",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="look for what would spoil an estimate: gaps, saturation, drift, feedback, dead time, ...",
-        description="Look at a record before anything is estimated from it, and say what to do about it.",
+        description=(
+            "Look at a record before anything is estimated from it, and say what to do about it.\n"
+            "Empty cells of an output count as missing samples."
+        ),
         epilog=(
             "example:\n"
             "  realization data dryer --out dryer.csv\n"
             "  realization inspect dryer.csv --input 'heater voltage' --output 'air temperature'"
         ),
     )
-    command.add_argument("file", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
-    command.add_argument(
-        "--input", action="append", default=[], type=column, metavar="COLUMN",
-        help="an input: name, or number from 0; repeat for more",
-    )  # fmt: skip
-    command.add_argument(
-        "--output", action="append", required=True, type=column, metavar="COLUMN",
-        help="an output, named likewise; empty cells count as missing samples",
-    )  # fmt: skip
-    command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
+    _add_columns(command)
     command.set_defaults(run=_inspect)
 
 
@@ -174,8 +170,8 @@ def _add_data(commands: argparse._SubParsersAction[Parser]) -> None:
     command.set_defaults(run=_data)
 
 
-def _add_record(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="comma, semicolon, tab or white space between columns")
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
     command.add_argument(
         "--input", action="append", default=[], type=column, metavar="COLUMN",
         help="an input: name from the header, or number from 0; repeat for more; none for a time series",
@@ -185,8 +181,16 @@ def _add_record(command: argparse.ArgumentParser) -> None:
         help="an output, named likewise; repeat for more",
     )  # fmt: skip
     command.add_argument(
+        "--time", type=column, metavar="COLUMN",
+        help="a column of seconds or dates, from which the step is found",
+    )  # fmt: skip
+    command.add_argument(
         "--dt", type=float, metavar="SECONDS", help="seconds between samples (default: a unit step)"
     )
+
+
+def _add_record(command: argparse.ArgumentParser) -> None:
+    _add_columns(command)
     command.add_argument(
         "--split", type=float, default=0.5, metavar="FRACTION",
         help="share of the record to learn from; the rest judges (default: 0.5)",
@@ -247,8 +251,7 @@ def _identify(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    data = read_data(options.file, inputs=options.input, outputs=options.output, dt=options.dt, missing=True)
-    print(inspect_data(data))
+    print(inspect_data(_read(options, missing=True)))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -302,8 +305,15 @@ def _list_data() -> None:
 
 def _record(options: argparse.Namespace) -> tuple[IOData, IOData]:
     """Read the file and part it: to learn from, and held back."""
-    data = read_csv(options.file, inputs=options.input, outputs=options.output, dt=options.dt)
-    _say(f"read {options.file}: {data.length} samples, {_channels(data)}")
+    data = _read(options, missing=False)
+    if gaps := int((~data.observed).sum()):
+        first = data.observed.all(axis=1).argmin()
+        raise DataError(
+            f"{gaps} values of {options.file} are missing, the first at sample {first}, which the judging of "
+            "fits does not take; `realization inspect` says where gaps are. Fill them, or in Python give "
+            "rz.identify the record that rz.read_data(..., missing=True) reads."
+        )
+    _say(f"read {options.file}: {data.length} samples, {_channels(data)}, {_step(data)}")
     train, test = data.split(options.split)
     parts = {"to learn from": train, "held back": test}
     for part, record in parts.items():
@@ -318,6 +328,17 @@ def _record(options: argparse.Namespace) -> tuple[IOData, IOData]:
                     "nothing and needs no explaining. Leave it out, or part the record elsewhere (--split)."
                 )
     return train, test
+
+
+def _read(options: argparse.Namespace, *, missing: bool) -> IOData:
+    columns = {"inputs": options.input, "outputs": options.output, "dt": options.dt}
+    if not missing and options.time is None and Path(options.file).suffix.lower() not in FORMATS:
+        return read_csv(options.file, **columns)  # of any ending
+    return read_data(options.file, **columns, time=options.time, missing=missing)
+
+
+def _step(data: IOData) -> str:
+    return "unit step (--dt or --time names it)" if data.dt is None else f"a sample each {data.dt:g} s"
 
 
 def _check_places(*sources: str, **targets: str | None) -> None:

@@ -285,7 +285,7 @@ def _text(path: Path, wanted: Sequence[Column], rows: int) -> tuple[None, Pieces
         next(islice(lines, start, start), None)
         while part := list(islice(lines, rows)):
             readers.check_width(path, header, part, width)
-            yield readers.values_of(path, part, taken, header)
+            yield readers.values_of(path, part, taken, header, delimiter)
 
     return None, pieces
 

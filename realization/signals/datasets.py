@@ -415,5 +415,5 @@ def _download(data_set: DataSet) -> Path:
             f"{data_set.name!r} is not at hand and cannot be downloaded ({type(error).__name__}). Get "
             f"{data_set.url}, save it as {data_set.file} in {cache}, or in a folder of yours and let "
             f"{FOLDER_VARIABLE} name that folder."
-        ) from error
+        ) from None
     return Path(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,13 +15,22 @@ from numpy.typing import NDArray
 from realization.errors import DataError
 from realization.signals.data import IOData
 
-__all__ = ["check_width", "column_number", "form_of_text", "read_csv", "rows_of_text", "values_of"]
+__all__ = [
+    "check_width",
+    "column_number",
+    "form_of_text",
+    "read_csv",
+    "rows_of_text",
+    "values_of",
+    "with_points",
+]
 
 Column = str | int
 Row = tuple[int, list[str]]  # line number in the file, cells
 DELIMITERS = ("\t", ";", ",", None)  # None: any white space
 SAMPLED_LINES = 50
 LONGEST_LINE = 1_000_000
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 
 
 def read_csv(
@@ -33,12 +43,13 @@ def read_csv(
     r"""Read a record from a text file with one sample per line.
 
     Columns are named by the header, or by their number. The delimiter (comma, semicolon, tab, white space) is
-    found from the file; empty columns at the end of the lines are passed over, and so are blank lines.
+    found from the file; empty columns at the end of the lines are passed over, and so are blank lines. Where
+    no comma parts the columns, decimals may have one; a column that mixes both marks is refused.
 
     Parameters
     ----------
     path : str or path
-        UTF-8 text; numbers with a decimal point.
+        UTF-8 text.
     outputs, inputs : sequence of str or int
         Columns: names from the header, or numbers from 0. No inputs: a time series.
     dt : float, optional
@@ -68,12 +79,12 @@ def read_csv(
     wanted = {"outputs": _wanted(outputs, "outputs"), "inputs": _wanted(inputs, "inputs")}
     if not wanted["outputs"]:
         raise DataError("read_csv: name at least one output column.")
-    header, rows = _table(place, [*wanted["outputs"], *wanted["inputs"]])
+    header, rows, delimiter = _table(place, [*wanted["outputs"], *wanted["inputs"]])
     width = check_width(place, header, rows)
     columns = {
         side: [column_number(place, c, header, width) for c in names] for side, names in wanted.items()
     }
-    values = {side: values_of(place, rows, numbers, header) for side, numbers in columns.items()}
+    values = {side: values_of(place, rows, numbers, header, delimiter) for side, numbers in columns.items()}
     names = {side: [header[c] for c in numbers] if header else [] for side, numbers in columns.items()}
     u = values["inputs"] if columns["inputs"] else None
     return IOData(values["outputs"], u, dt, output_names=names["outputs"], input_names=names["inputs"])
@@ -87,16 +98,16 @@ def _wanted(columns: Column | Sequence[Column], name: str) -> list[Column]:
     return chosen
 
 
-def _table(place: Path, wanted: Sequence[Column]) -> tuple[list[str], list[Row]]:
-    """Header (empty where there is none) and the rows below it."""
-    rows = _rows(place)
+def _table(place: Path, wanted: Sequence[Column]) -> tuple[list[str], list[Row], str | None]:
+    """Header (empty where there is none), the rows below it, and what parts their cells."""
+    rows, delimiter = _rows(place)
     while rows and not any(rows[-1][1]):
         rows.pop()
     header = _header(place, rows, wanted)
     rows = rows[1:] if header else rows
     if len(rows) < 2:
         raise DataError(f"read_csv: {place} has {len(rows)} rows of data; at least 2 samples are needed.")
-    return header, rows
+    return header, rows, delimiter
 
 
 def _header(place: Path, rows: Sequence[Row], wanted: Sequence[Column]) -> list[str]:
@@ -105,7 +116,9 @@ def _header(place: Path, rows: Sequence[Row], wanted: Sequence[Column]) -> list[
         raise DataError(f"read_csv: {place} holds no data.")
     first = rows[0][1]
     by_name = [column for column in wanted if isinstance(column, str)]
-    has_header = any(name in first for name in by_name) or not any(_is_number(cell) for cell in first)
+    has_header = any(name in first for name in by_name) or not any(
+        _is_number(_pointed(cell)) for cell in first
+    )
     if by_name and not has_header:
         raise DataError(
             f"read_csv: {place} has no header row to find column {by_name[0]!r} in; name columns by "
@@ -175,13 +188,13 @@ def _text(place: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _rows(place: Path) -> list[Row]:
+def _rows(place: Path) -> tuple[list[Row], str | None]:
     lines = [(number, line) for number, line in enumerate(_text(place).split("\n"), start=1) if line.strip()]
     if lines and lines[0][1].lstrip().startswith("#"):  # as numpy.savetxt marks its header
         lines[0] = lines[0][0], lines[0][1].lstrip().removeprefix("#")
     try:
         delimiter = _delimiter([line for _, line in lines[:SAMPLED_LINES]])
-        return [(number, _cells(line, delimiter)) for number, line in lines]
+        return [(number, _cells(line, delimiter)) for number, line in lines], delimiter
     except csv.Error as error:
         raise DataError(f"read_csv: {place} is no table of numbers: {error}.") from None
 
@@ -193,13 +206,14 @@ def _cells(line: str, delimiter: str | None) -> list[str]:
 
 
 def _delimiter(lines: Sequence[str]) -> str | None:
-    """The delimiter that parts most lines; of equals, the one that leaves most numbers."""
+    """The delimiter that parts most lines; of equals, the one that leaves most numbers, then least else."""
 
-    def merit(delimiter: str | None) -> tuple[int, int]:
+    def merit(delimiter: str | None) -> tuple[int, int, int]:
         table = [[cell for cell in _cells(line, delimiter) if cell] for line in lines]
         parted = sum(len(cells) > 1 for cells in table)
-        decimal = "." if delimiter == "," else ","
-        return parted, sum(_is_number(cell.replace(decimal, ".")) for cells in table for cell in cells)
+        cells = [cell if delimiter == "," else _pointed(cell) for row in table for cell in row]
+        numbers = sum(map(_is_number, cells))
+        return parted, numbers, numbers - len(cells)
 
     # Nothing parts a single column; white space then leaves it whole.
     merits = {delimiter: merit(delimiter) for delimiter in DELIMITERS}
@@ -212,6 +226,25 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return "_" not in cell  # Python's digit grouping is no notation of data files
+
+
+def _pointed(cell: str) -> str:
+    """A number with a point where it has a decimal comma; any other cell as it came."""
+    pointed = cell.replace(",", ".", 1)
+    return pointed if "," in cell and _is_number(pointed) else cell
+
+
+def with_points(cells: Sequence[str], delimiter: str | None) -> Sequence[str]:
+    """Cells of one column with decimal points, where it is written with decimal commas throughout.
+
+    Points and commas in one column stay as they came, and so do commas that may part thousands.
+    """
+    if delimiter == "," or not any("," in cell for cell in cells) or any("." in cell for cell in cells):
+        return cells
+    without = any(cell and "," not in cell for cell in cells)
+    if without and all(_GROUPED.fullmatch(cell) for cell in cells if "," in cell):
+        return cells
+    return [_pointed(cell) for cell in cells]
 
 
 def _trimmed(cells: Sequence[str]) -> list[str]:
@@ -251,13 +284,13 @@ def column_number(place: Path, column: Column, header: Sequence[str], width: int
 
 
 def values_of(
-    place: Path, rows: Sequence[Row], columns: Sequence[int], header: Sequence[str]
+    place: Path, rows: Sequence[Row], columns: Sequence[int], header: Sequence[str], delimiter: str | None
 ) -> NDArray[np.float64]:
     """Numbers of some columns; a cell that is none is named with its row."""
     values = np.empty((len(rows), len(columns)))
     for j, column in enumerate(columns):
-        for i, (number, cells) in enumerate(rows):
-            cell = cells[column]
+        texts = with_points([cells[column] for _, cells in rows], delimiter)
+        for i, ((number, _), cell) in enumerate(zip(rows, texts)):
             value = float(cell) if _is_number(cell) else math.nan
             if not math.isfinite(value):
                 name = f"{column} ({header[column]})" if header else f"{column}"
@@ -267,10 +300,11 @@ def values_of(
 
 
 def _fault(cell: str) -> str:
+    remedy = "fill it, or read an output's gaps by read_data(..., missing=True)"
     if not cell:
-        return "is empty; remove or interpolate missing samples first"
+        return f"is empty; {remedy}"
     if _is_number(cell):
-        return f"holds {cell!r}, which is not finite; remove or interpolate missing samples first"
+        return f"holds {cell!r}, which is not finite; {remedy}"
     if _is_number(cell.replace(",", ".")):
-        return f"holds {cell!r}; write decimals with a point"
+        return f"holds {cell!r}, whose comma may part thousands; write decimals with a point"
     return f"holds {cell!r}, which is not a number"

@@ -150,14 +150,17 @@ def _columns(table: Table, names: Sequence[str], place: Path) -> Array | None:
 
 
 def _from_text(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[str, str]]:
-    header, rows = readers._table(place, wanted)
+    header, rows, delimiter = readers._table(place, wanted)
     width = readers.check_width(place, header, rows)
     names = header or [str(number) for number in range(width)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if any(name in twice for name in wanted):
         raise DataError(f"read_data: {place} has more than one column {twice[0]!r}; name it by its number.")
     labels = [f"{name}#{k}" if name in twice else name for k, name in enumerate(names)]
-    table = {label: [cells[k] for _, cells in rows] for k, label in enumerate(labels)}
+    table = {
+        label: readers.with_points([cells[k] for _, cells in rows], delimiter)
+        for k, label in enumerate(labels)
+    }
     taken = {_name(table, column, place) for column in wanted}
     return {
         label: _cells(cells, label, [number for number, _ in rows], place) if label in taken else cells

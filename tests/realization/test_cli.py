@@ -69,6 +69,25 @@ def test_identify_by_column_number_and_without_inputs(folder):
     assert load_model(folder / "series.npz").n_inputs == 0
 
 
+def test_a_column_of_dates_gives_the_step(folder, capsys):
+    rows = (folder / "plant.csv").read_text().splitlines()
+    start = np.datetime64("2025-03-04T08:00:00")
+    dates = ["time", *(str(start + 10 * k) for k in range(len(rows) - 1))]
+    dated = "\n".join(f"{date},{row}" for date, row in zip(dates, rows))
+    (folder / "plant.csv").write_text(dated.replace(".", "#").replace(",", ";").replace("#", ","))
+    assert run("identify", *FILE, "--time", "time", "--order", "1", *OUT) == 0
+    assert load_model(folder / "m.json").dt == 10.0
+    assert "a sample each 10 s" in capsys.readouterr().err
+
+
+def test_a_gap_is_told_with_what_to_do(folder, capsys):
+    rows = (folder / "plant.csv").read_text().splitlines()
+    rows[31] = "1.0,,1.0"
+    (folder / "gap.csv").write_text("\n".join(rows))
+    assert run("identify", "gap.csv", *FILE[1:], *OUT) == 2
+    assert "missing=True" in capsys.readouterr().err
+
+
 def test_the_model_is_made_from_the_first_part_only(folder, capsys):
     assert run("identify", *FILE, "--order", "1", "--split", "0.5", "--out", "whole.json") == 0
     rows = (folder / "plant.csv").read_text().splitlines()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realization.errors import DataError
-from realization.signals import read_csv
+from realization.signals import read_csv, read_data
 from tests.tolerances import assert_close
 
 VALUES = np.array([[1.0, -2.5, 3e-7], [4.0, 5.5, -6e8], [7.0, 1 / 3, 9.0]])
@@ -76,6 +76,15 @@ def test_numbers_choose_columns_under_a_header_too(write):
     assert_close(data.y, VALUES[:, [1]], "bitwise")
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", " "])
+@pytest.mark.parametrize("header", ["", "a b\n"])
+def test_decimal_commas_are_read_where_no_comma_parts_columns(delimiter, header, write):
+    text = f"{header}1,5 -0,250\n0 2e1\n-3,25 +7,125\n".replace(" ", delimiter)
+    path = write(text)
+    assert_close(read_csv(path, outputs=[0], inputs=[1]).y[:, 0], [1.5, 0.0, -3.25], "bitwise")
+    assert_close(read_data(path, outputs=[0, 1]).y[:, 1], [-0.25, 20.0, 7.125], "bitwise")
+
+
 @pytest.mark.parametrize("end", [",", ",,", ", ,"])
 def test_empty_columns_at_the_end_are_passed_over(end, write):
     assert_close(read_csv(write(table(",", end=end)), outputs=["c"]).y, VALUES[:, [2]], "bitwise")
@@ -130,8 +139,9 @@ def test_small_print_of_text_files(write):
         ("a,b\n1,2\n3,NaN\n", {"outputs": ["b"]}, "row 3, column 1 .*'NaN', which is not finite"),
         ("a,b\n1,-inf\n3,4\n", {"outputs": ["b"]}, "row 2, column 1 .*'-inf', which is not finite"),
         ("a,b\n1,2\n3,1e999\n", {"outputs": ["b"]}, "not finite"),
-        ("a;b\n1,5;2\n3;4\n", {"outputs": ["a"]}, "'1,5'; write decimals with a point"),
-        ("a\tb\n1,5\t2,5\n3,5\t4,5\n", {"outputs": ["a"]}, "write decimals with a point"),
+        ("a;b\n1,5;2\n3.5;4\n", {"outputs": ["a"]}, "'1,5', .*; write decimals with a point"),
+        ("a;b\n1,500;2\n900;4\n", {"outputs": ["a"]}, "'1,500', whose comma may part thousands"),
+        ('a,b\n"1,5",2\n"3,5",4\n', {"outputs": ["a"]}, "write decimals with a point"),
         ("a,b\n1,2\n3\n", {"outputs": ["a"]}, r"row 3 of \S+ has 1 cells; the header has 2"),
         ("a,b\n1,2\n3,4,5\n", {"outputs": ["a"]}, r"row 3 of \S+ has 3 cells; the header has 2"),
         ("1 2\n3 4\n5 6 7\n", {"outputs": [0]}, "row 3 .* has 3 cells; the first row has 2"),
