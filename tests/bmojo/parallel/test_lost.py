@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from bmojo.training import Checkpoints
 from bmojo.training.parallel import lost
 from bmojo.training.parallel.lost import Roll
 from tests.bmojo.parallel.test_kill import (
@@ -142,14 +141,12 @@ def worker_of(launcher, rank):
 
 
 def told_of(stderr, folder):
-    """Rank, and what comes next, of the one line; nothing but its own words tells of an error."""
+    """Rank, checkpoint and what comes next, of the one line."""
     (line,) = LINE.finditer(stderr)
     rank, step, checkpoint, of, command = line.groups()
-    steps = Checkpoints(log_of(folder).parent / "checkpoints").steps()
     assert Path(checkpoint).parent == log_of(folder).parent / "checkpoints"
-    assert int(of) in steps
     assert int(of) <= int(step)
-    return int(rank), command
+    return int(rank), Path(checkpoint), command
 
 
 @pytest.mark.slow
@@ -164,7 +161,9 @@ class TestKilled:
         assert codes[rank] == -signal.SIGKILL
         assert codes[1 - rank] == 2
         stderr = told[1 - rank][1]
-        assert told_of(stderr, tmp_path / "out")[0] == rank
+        missing, checkpoint, _ = told_of(stderr, tmp_path / "out")
+        assert missing == rank
+        assert checkpoint.is_dir()
         assert "Traceback" not in stderr
         assert stderr.count("bmojo: error:") == 1
 
@@ -175,8 +174,9 @@ class TestKilled:
         os.kill(worker_of(launcher, 0), signal.SIGKILL)
         _, stderr = launcher.communicate(timeout=300)
         assert launcher.returncode
-        rank, command = told_of(stderr, tmp_path / "torn")
+        rank, checkpoint, command = told_of(stderr, tmp_path / "torn")
         assert rank == 0
+        assert checkpoint.is_dir()
         words = command.split("`")[1]
         assert words.startswith("torchrun --nproc-per-node 2 -m bmojo.train")
         again = [sys.executable, "-m", "torch.distributed.run", "--standalone", *shlex.split(words)[1:]]
@@ -193,7 +193,8 @@ class TestKilled:
         os.kill(worker_of(launcher, 1), signal.SIGKILL)
         stdout, stderr = launcher.communicate(timeout=600)
         assert launcher.returncode == 0, stderr
-        assert told_of(stderr, tmp_path / "torn") == (1, "torchrun starts all of them again (1 of 1).")
+        rank, _, next_ = told_of(stderr, tmp_path / "torn")
+        assert (rank, next_) == (1, "torchrun starts all of them again (1 of 1).")
         assert stdout.count("accuracy") == 1
         assert results(tmp_path / "torn") == results(tmp_path / "whole")
 

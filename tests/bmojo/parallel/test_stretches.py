@@ -59,6 +59,28 @@ def of_cases(cases, sequences):
     return found
 
 
+class Noting(ContextParallel):
+    """Notes the order in which it sends and receives."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = []
+
+    def post(self, tensors, to, way):
+        self.order.append(f"sent {way}")
+        super().post(tensors, to, way)
+
+    def fetch(self, like, source):
+        self.order.append(f"received {'forward' if source < self.rank else 'backward'}")
+        return super().fetch(like, source)
+
+
+def in_order(name):
+    context, given = Noting(), SEQUENCES[name]
+    passed(context, layer_of(*QUICK[0]), *data(given), **given)
+    return context.order
+
+
 def alone(layer, given):
     """By the layer itself, which takes the sequences whole."""
     u, weights = data(given)
@@ -113,6 +135,13 @@ class TestLayer:
         cases = [case for case in CASES if case[0] == mixer]
         for pool in (two, four):
             compare(cases, list(SEQUENCES), pool.run(of_cases, cases, list(SEQUENCES)))
+
+    @pytest.mark.slow
+    def test_what_goes_on_is_sent_before_what_came_is_waited_for(self, four):
+        """Backwards too; only where one sequence fills a part, its process waits first."""
+        _, filled, cut, _ = four.run(in_order, "several in each part, one of them empty")
+        assert cut == ["sent forward", "received forward", "sent backward", "received backward"]
+        assert filled == ["received forward", "sent forward", "received backward", "sent backward"]
 
     def test_alone_the_part_is_the_whole(self):
         for name in QUICK_ONES:
