@@ -39,7 +39,6 @@ PAGES = {
     "ExcitationWarning": "docs/derivations/okid.md",
     "FloorWarning": "docs/bridge/signal_model.md",
     "LostProcessError": "docs/parallel.md",
-    "LostProcessError": "docs/parallel.md",
     "OrderWarning": "docs/howto/order.md",
     "PositiveRealWarning": "docs/derivations/stochastic_realization.md",
     "RankError": "docs/derivations/ho_kalman.md",

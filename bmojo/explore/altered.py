@@ -135,4 +135,5 @@ def _fade(mixer: Any, rate: float) -> None:
             f"altered_model: time_constant came, and a {type(mixer).__name__} has no decay per head that it "
             "could be added to; leave it out."
         )
-    mixer.__class__ = type(type(mixer).__name__, (kind, type(mixer)), {"rate": rate})
+    made: Any = type(type(mixer).__name__, (kind, type(mixer)), {"rate": rate})
+    mixer.__class__ = made

@@ -159,7 +159,7 @@ class TokenMemory:
         for name, value, values in zip(Setting._fields, wanted, self.grid, strict=True):
             if value not in values:
                 raise DataError(f"run: {name}={value} came; the settings are {', '.join(map(str, values))}.")
-        return self.runs[list(itertools.product(*self.grid)).index(tuple(wanted))]
+        return self.runs[[Setting(*values) for values in itertools.product(*self.grid)].index(wanted)]
 
 
 def study_tokens(
