@@ -305,11 +305,11 @@ def _list_data() -> None:
 
 def _record(options: argparse.Namespace) -> tuple[IOData, IOData]:
     """Read the file and part it: to learn from, and held back."""
-    data = _read(options, missing=False)
+    data = _read(options, missing=options.time is not None)  # gaps are told below
     if gaps := int((~data.observed).sum()):
         first = data.observed.all(axis=1).argmin()
         raise DataError(
-            f"{gaps} values of {options.file} are missing, the first at sample {first}, which the judging of "
+            f"missing in {options.file}: {gaps} values, the first at sample {first}, which the judging of "
             "fits does not take; `realization inspect` says where gaps are. Fill them, or in Python give "
             "rz.identify the record that rz.read_data(..., missing=True) reads."
         )

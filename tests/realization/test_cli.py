@@ -86,6 +86,10 @@ def test_a_gap_is_told_with_what_to_do(folder, capsys):
     (folder / "gap.csv").write_text("\n".join(rows))
     assert run("identify", "gap.csv", *FILE[1:], *OUT) == 2
     assert "missing=True" in capsys.readouterr().err
+    dated = [f"{2 * k},{row}" for k, row in enumerate(rows)]
+    (folder / "gap.csv").write_text("\n".join(["t," + rows[0], *dated[1:]]))
+    assert run("identify", "gap.csv", *FILE[1:], "--time", "t", *OUT) == 2
+    assert "missing in gap.csv: 1 values" in capsys.readouterr().err
 
 
 def test_the_model_is_made_from_the_first_part_only(folder, capsys):
