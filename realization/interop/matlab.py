@@ -221,7 +221,7 @@ def _hdf5(raw: bytes, place: Path, caller: str) -> dict[str, Any]:
     with h5py.File(BytesIO(raw), "r") as file:
         # A link may lead into another file, and so may the data behind a name.
         names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-        arrays = {name: file[name] for name in names if file.get(name, getclass=True) is h5py.Dataset}
+        arrays: dict[str, Any] = {n: file[n] for n in names if file.get(n, getclass=True) is h5py.Dataset}
         found = {}
         for name, entry in arrays.items():
             if entry.external is not None or entry.is_virtual:

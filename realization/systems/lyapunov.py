@@ -61,11 +61,12 @@ def discrete_lyapunov(A: Array, Q: Array) -> Array:
     """
     n = len(A)
     if n < DIRECT:
-        return np.linalg.solve(np.eye(n * n) - np.kron(A, A), Q.reshape(-1)).reshape(n, n)
+        x: Array = np.linalg.solve(np.eye(n * n) - np.kron(A, A), Q.reshape(-1))
+        return x.reshape(n, n)
     eye = np.eye(n)
     back = np.linalg.inv(A.T + eye)  # bilinear, to continuous time
     right = -2 * np.linalg.inv(A + eye) @ Q @ back
-    return scipy.linalg.solve_continuous_lyapunov(((A.T - eye) @ back).T, right)
+    return np.asarray(scipy.linalg.solve_continuous_lyapunov(((A.T - eye) @ back).T, right))
 
 
 @dataclass(frozen=True, eq=False)

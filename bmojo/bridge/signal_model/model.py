@@ -377,10 +377,10 @@ class SignalModel:
                 "`SignalModel.save` writes what is read here."
             )
         linear, members, scales = read_members(config, model_file(folder, WEIGHTS))
-        fits = [config.get(name) for name in ("floor", "fit_percent")]
-        if not all(isinstance(fit, float | int) for fit in fits):
+        floor, fit_percent = config.get("floor"), config.get("fit_percent")
+        if not (isinstance(floor, float | int) and isinstance(fit_percent, float | int)):
             raise DataError(f"SignalModel.load: {os.fspath(folder)} does not say how well it fits.")
-        return cls(linear, members, scales, floor=fits[0], fit_percent=fits[1])
+        return cls(linear, members, scales, floor=floor, fit_percent=fit_percent)
 
     def __repr__(self) -> str:
         what = f"{len(self.members)} members" if self.members else "linear"

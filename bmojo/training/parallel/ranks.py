@@ -277,4 +277,6 @@ def _in_contact(roll: Roll, ranks: Ranks) -> Iterator[None]:
 
 def _store() -> Any:
     """Where the processes found each other."""
-    return dist.PrefixStore("bmojo", dist.distributed_c10d._get_default_store())
+    from torch.distributed import distributed_c10d as c10d  # not in every build of torch
+
+    return c10d.PrefixStore("bmojo", c10d._get_default_store())
