@@ -220,10 +220,12 @@ def _hdf5(raw: bytes, place: Path, caller: str) -> dict[str, Any]:
         ) from None
     with h5py.File(BytesIO(raw), "r") as file:
         # A link may lead into another file, and so may the data behind a name.
-        names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-        arrays: dict[str, Any] = {n: file[n] for n in names if file.get(n, getclass=True) is h5py.Dataset}
-        found = {}
-        for name, entry in arrays.items():
+        names = [str(name) for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+        found: dict[str, Any] = {}
+        for name in names:
+            if file.get(name, getclass=True) is not h5py.Dataset:
+                continue
+            entry: Any = file[name]
             if entry.external is not None or entry.is_virtual:
                 raise DataError(f"{caller}: {name!r} of {place} lies in another file; save it whole.")
             if entry.nbytes > RATIO * len(raw):

@@ -61,12 +61,13 @@ def discrete_lyapunov(A: Array, Q: Array) -> Array:
     """
     n = len(A)
     if n < DIRECT:
-        x: Array = np.linalg.solve(np.eye(n * n) - np.kron(A, A), Q.reshape(-1))
-        return x.reshape(n, n)
+        x = np.linalg.solve(np.eye(n * n) - np.kron(A, A), Q.reshape(-1))
+        return np.asarray(x, dtype=np.float64).reshape(n, n)
     eye = np.eye(n)
     back = np.linalg.inv(A.T + eye)  # bilinear, to continuous time
     right = -2 * np.linalg.inv(A + eye) @ Q @ back
-    return np.asarray(scipy.linalg.solve_continuous_lyapunov(((A.T - eye) @ back).T, right))
+    found = scipy.linalg.solve_continuous_lyapunov(((A.T - eye) @ back).T, right)
+    return np.asarray(found, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
