@@ -243,7 +243,7 @@ def ranks_here(options: ParallelOptions, device: str | None = None) -> Iterator[
     if place.type == "cuda":
         torch.cuda.set_device(place)
     backend = "gloo" if place.type == "cpu" else f"cpu:gloo,{place.type}:nccl"
-    dist.init_process_group(backend, timeout=timedelta(seconds=options.patience))
+    dist.init_process_group(backend, **_meeting(timedelta(seconds=options.patience)))
     roll = Roll(_store(), dist.get_rank(), dist.get_world_size())
     whole = True
     try:
@@ -273,6 +273,23 @@ def _in_contact(roll: Roll, ranks: Ranks) -> Iterator[None]:
                 raise lost(roll, folder, steps, step) from None
         roll.leave_word(f"{type(error).__name__}: {error}")
         raise
+
+
+def _meeting(timeout: timedelta) -> dict[str, Any]:
+    """How the processes find each other.
+
+    `torchrun --standalone` may start them again with the same store, in which the addresses of those before
+    still stand; then they meet under a name of their own.
+    """
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if again == "0":
+        return {"timeout": timeout}
+    from torch.distributed import distributed_c10d as c10d
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    named = c10d.PrefixStore(f"start {again}", store)
+    return {"timeout": timeout, "store": named, "rank": rank, "world_size": size}
 
 
 def _store() -> Any:
