@@ -10,6 +10,7 @@ from _evidence import Record, best_of
 from evidence_crossing import long_term
 from evidence_growth import curves
 from evidence_length import mean_octaves
+from evidence_levers import grid
 
 from realization.plot.style import COLOURS, DASHED, pyplot, style
 
@@ -96,13 +97,13 @@ def recall(found: Found) -> Any:
 
 def levers(found: Found) -> Any:
     """Accuracy of each combination on each task: the mean as a bar, seeds as dots."""
-    best = best_of(found["levers"])
-    tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
-    names = list(dict.fromkeys(name.partition(": ")[2] for name in best))
+    by_lever = grid(found["levers"])
+    tasks = list(dict.fromkeys(task for row in by_lever.values() for task in row))
+    names = list(by_lever)
     figure, axes = _axes(*[1.0] * len(tasks), height=0.9 + 0.27 * len(names))
     for ax, task in zip(axes, tasks, strict=True):
         for row, name in enumerate(names):
-            accuracy = [100 * run.accuracy for run in best.get(f"{task}: {name}", [])]
+            accuracy = [100 * run.accuracy for run in by_lever[name].get(task, [])]
             if not accuracy:
                 continue
             word = name.partition(",")[0]
@@ -112,7 +113,8 @@ def levers(found: Found) -> Any:
             ax.plot(accuracy, [row] * len(accuracy), "o", color=COLOURS["data"], ms=3)
         ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
         ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.set(title=task.replace(", ", ",\n"), xlabel="accuracy, %", xlim=(0, 104))
+        ax.set_title(task.replace(", ", ",\n"), fontsize="small")
+        ax.set(xlabel="accuracy, %", xlim=(0, 104))
     return figure
 
 

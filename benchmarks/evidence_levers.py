@@ -144,6 +144,22 @@ def jobs_of(size: Size) -> list[Job]:
     return sorted(jobs, key=lambda job: -job.config["train"]["steps"])
 
 
+def grid(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """Runs by combination and task; more steps are a row of their own, full attention is the last.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    """
+    found: dict[str, dict[str, list[Record]]] = {}
+    for name, runs in best_of(records).items():
+        task, _, lever = name.partition(": ")
+        if task == PATIENT:
+            task, lever = STANDARD, f"{lever}, {PATIENCE} x the steps"
+        found.setdefault(lever, {})[task] = runs
+    return dict(sorted(found.items(), key=lambda row: (row[0] == "Transformer", row[0].startswith("N = "))))
+
+
 def effect(size: Size, best: dict[str, list[Record]], task: str, predictor: str, lever: str) -> float:
     """Points that a lever adds on a task, in the mean over the other lever and the seeds.
 

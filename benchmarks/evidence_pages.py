@@ -97,12 +97,14 @@ def recall_table(found: Found) -> Table:
 
 def levers_table(found: Found) -> Table:
     """Each combination on each task: mean over seeds, the worst in brackets."""
-    best = best_of(found["levers"])
-    tasks = list(dict.fromkeys(name.partition(": ")[0] for name in best))
+    from evidence_levers import grid
+
+    by_lever = grid(found["levers"])
+    tasks = list(dict.fromkeys(task for row in by_lever.values() for task in row))
     rows = []
-    for lever in dict.fromkeys(name.partition(": ")[2] for name in best):
-        own = [best.get(f"{task}: {lever}", []) for task in tasks]
-        rows.append([lever, *("{} ({})".format(*mean_and_worst(runs)) if runs else "" for runs in own)])
+    for lever, row in by_lever.items():
+        cells = [mean_and_worst(row[task]) if task in row else [] for task in tasks]
+        rows.append([lever, *("{} ({})".format(*cell) if cell else "" for cell in cells)])
     return ["levers", *(f"{task}, % (worst)" for task in tasks)], rows
 
 
