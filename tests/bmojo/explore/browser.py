@@ -45,6 +45,11 @@ class Opened:
         self.page.keyboard.press(key)
         return self.settle(before)
 
+    def click(self, selector: str) -> dict:
+        before = self.page.evaluate("explorer.updates")
+        self.page.click(selector)
+        return self.settle(before)
+
     def close(self) -> None:
         """No complaint, and nothing asked of a network."""
         self.context.close()

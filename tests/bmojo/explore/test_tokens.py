@@ -178,7 +178,7 @@ def test_a_position_draws_no_chart_anew(opened):
     assert opened.page.locator("#position-shown").inner_text() == f"21 of {len(TEXT) - 1}"
     opened.page.focus("#strip")
     opened.press("ArrowLeft")
-    opened.page.click("#strip span:nth-of-type(6)")
+    opened.click("#strip span:nth-of-type(6)")
     assert opened.page.evaluate("document.querySelector('#strip .now').dataset.t") == "5"
     assert opened.page.evaluate("explorer.work") == before
     lines = "[...document.querySelectorAll('.cursor')].map(line => line.getBoundingClientRect().left)"
