@@ -69,7 +69,9 @@ class ModalLTI(LTI):
                 "blocks."
             )
         self.groups = sizes
-        of = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+        of = torch.repeat_interleave(
+            torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64), output_size=sum(sizes)
+        )
         self.above *= of.unsqueeze(1) == of
         if not self.above.any():  # a pole or pair to each block: nothing stands above
             self.register_parameter("upper", None)

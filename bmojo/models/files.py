@@ -153,9 +153,7 @@ def read_model(
     shapes = shapes_of(path)
     if not isinstance(layers, list) or len(layers) > len(shapes):
         raise DataError(f"{path} does not fit the model: {len(shapes)} tensors came for its `layers`.")
-    with torch.device("meta"):
-        wanted = _built(build, config, folder).state_dict()
-    _check_shapes({name: tuple(x.shape) for name, x in wanted.items()}, shapes, path)
+    _check_shapes(_wanted(build, config, folder), shapes, path)
     model = _built(build, config, folder)
     return filled(model, read_tensors(path, device)[0], path).to(device).eval()
 
@@ -187,6 +185,20 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], path: str | os.Path
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in tensors.items()}
+
+
+def _wanted(
+    build: Callable[[dict[str, Any]], nn.Module], config: dict[str, Any], folder: str | os.PathLike[str]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights, without memory; a mixer of one's own may not be made without, and takes it."""
+    try:
+        with torch.device("meta"):
+            return _shapes(build(config).state_dict())
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if "meta" in str(error).lower():
+            return _shapes(_built(build, config, folder).state_dict())
+        with torch.device("meta"):
+            return _shapes(_built(build, config, folder).state_dict())
 
 
 def _built(

@@ -207,7 +207,8 @@ def test_warnings_are_one_line_each(folder, capsys, monkeypatch):
 
     monkeypatch.setattr("realization.identification.identify", doubtful)
     assert run("identify", *FILE, "--order", "1", *OUT) == 0
-    assert "realization: warning: the input excites few directions." in capsys.readouterr().err.splitlines()
+    told = "realization: warning: the input excites few directions. (see docs/derivations/okid.md)"
+    assert told in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize("command", ["identify", "report", "data"])
