@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _results import FOLDER
+from _results import FOLDER, Row, write_results
 from tqdm import tqdm
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "best_of",
     "once",
     "parser_of",
+    "run_evidence",
     "run_jobs",
     "show_jobs",
     "write_plain",
@@ -168,6 +169,41 @@ def parser_of(about: str | None, sizes: Mapping[str, Any]) -> argparse.ArgumentP
     parser.add_argument("--workers", type=int, help="models trained at a time (default: one per core)")
     parser.add_argument("--dry", action="store_true", help="make every model, train none")
     return parser
+
+
+def run_evidence(
+    question: str,
+    about: str | None,
+    sizes: Mapping[str, Any],
+    jobs_of: Callable[[Any], list[Job]],
+    rows: Callable[[Any, list[Record]], list[Row]],
+    measure: Callable[[Any], Callable[[Any], dict[str, Any]]] | None = None,
+) -> None:
+    """What a script of evidence does: train what is not trained yet, and write what came out.
+
+    Parameters
+    ----------
+    question : str
+        Key of the script, `evidence_<question>.py`.
+    about : str
+        Its docstring.
+    sizes : mapping
+        By the names of the sizes.
+    jobs_of, rows : callable
+        Jobs of a size; rows of a size and its records.
+    measure : callable, optional
+        Gives, for a size, what `run_jobs` takes.
+    """
+    options = parser_of(about, sizes).parse_args()
+    size, name = sizes[options.size], f"{question}_{options.size}"
+    jobs = jobs_of(size)
+    if options.dry:
+        show_jobs(jobs)
+        return
+    look = None if measure is None else measure(size)
+    records = run_jobs(name, jobs, device=options.device, workers=options.workers, measure=look)
+    write_records(name, jobs, records)
+    write_results(f"evidence_{name}", rows(size, records))
 
 
 def show_jobs(jobs: Sequence[Job]) -> int:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
-from _results import Row, write_results
+from _evidence import Job, Record, best_of, run_evidence
+from _results import Row
 
 REACHED = 0.95  # accuracy that counts as having learned
 
@@ -209,16 +209,7 @@ def rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 def main() -> None:
     """Train what is not trained yet, and write what came out."""
-    options = parser_of(__doc__, SIZES).parse_args()
-    size = SIZES[options.size]
-    jobs = jobs_of(size)
-    if options.dry:
-        show_jobs(jobs)
-        return
-    name = f"crossing_{options.size}"
-    records = run_jobs(name, jobs, device=options.device, workers=options.workers)
-    write_records(name, jobs, records)
-    write_results(f"evidence_{name}", rows(size, records))
+    run_evidence("crossing", __doc__, SIZES, jobs_of, rows)
 
 
 if __name__ == "__main__":

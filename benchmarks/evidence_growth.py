@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
-from _results import Row, write_results
+from _evidence import Job, Record, best_of, run_evidence
+from _results import Row
 
 from bmojo.tasks import GapRecall
 from bmojo.training import recall_accuracy
@@ -311,18 +311,8 @@ def rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 
 def main() -> None:
-    """Train what is not trained yet, ask, and write what came out."""
-    options = parser_of(__doc__, SIZES).parse_args()
-    size = SIZES[options.size]
-    jobs = jobs_of(size)
-    if options.dry:
-        show_jobs(jobs)
-        return
-    name = f"growth_{options.size}"
-    look = functools.partial(measure, size=size)
-    records = run_jobs(name, jobs, device=options.device, workers=options.workers, measure=look)
-    write_records(name, jobs, records)
-    write_results(f"evidence_{name}", rows(size, records))
+    """Train what is not trained yet, and write what came out."""
+    run_evidence("growth", __doc__, SIZES, jobs_of, rows, lambda size: functools.partial(measure, size=size))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
-from _results import Row, write_results
+from _evidence import Job, Record, best_of, run_evidence
+from _results import Row
 
 RECALL = ("in_context_recall", "fuzzy_recall", "noisy_recall", "selective_copying")
 
@@ -161,15 +161,8 @@ def rows(size: Size, records: Sequence[Record]) -> list[Row]:
 
 
 def main() -> None:
-    options = parser_of(__doc__, SIZES).parse_args()
-    size, name = SIZES[options.size], f"mad_{options.size}"
-    jobs = jobs_of(size)
-    if options.dry:
-        show_jobs(jobs)
-        return
-    records = run_jobs(name, jobs, device=options.device, workers=options.workers)
-    write_records(name, jobs, records)
-    write_results(f"evidence_{name}", rows(size, records))
+    """Train what is not trained yet, and write what came out."""
+    run_evidence("mad", __doc__, SIZES, jobs_of, rows)
 
 
 if __name__ == "__main__":

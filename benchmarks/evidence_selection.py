@@ -21,8 +21,8 @@ import evidence_recall
 import numpy as np
 import torch
 from _choices import register
-from _evidence import Job, Record, best_of, parser_of, run_jobs, show_jobs, write_records
-from _results import Row, write_results
+from _evidence import Job, Record, best_of, run_evidence
+from _results import Row
 
 register()
 
@@ -166,17 +166,14 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 def main() -> None:
     """Train what is not trained yet, and write what came out."""
-    options = parser_of(__doc__, SIZES).parse_args()
-    size = SIZES[options.size]
-    jobs = jobs_of(size)
-    if options.dry:
-        show_jobs(jobs)
-        return
-    name = f"selection_{options.size}"
-    look = functools.partial(measure, recall=size.recall)
-    records = run_jobs(name, jobs, device=options.device, workers=options.workers, measure=look)
-    write_records(name, jobs, records)
-    write_results(f"evidence_{name}", rows(records))
+    run_evidence(
+        "selection",
+        __doc__,
+        SIZES,
+        jobs_of,
+        lambda _, records: rows(records),
+        lambda size: functools.partial(measure, recall=size.recall),
+    )
 
 
 if __name__ == "__main__":

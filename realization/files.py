@@ -85,10 +85,10 @@ def file_within(folder: str | os.PathLike[str], name: str) -> Path:
     >>> import realization as rz
     >>> from realization.files import file_within
     >>> try:
-    ...     file_within("/tmp", "../etc/passwd")
+    ...     file_within("models", "../secret")
     ... except rz.DataError as error:
     ...     print(error)
-    cannot read /tmp/../etc/passwd: it lies outside of /tmp; copy it there.
+    cannot read models/../secret: it lies outside of models; copy it there.
     """
     place = Path(folder, name)
     if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder)):

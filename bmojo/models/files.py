@@ -193,12 +193,11 @@ def _wanted(
     """Shapes of the weights, without memory; a mixer of one's own may not be made without, and takes it."""
     try:
         with torch.device("meta"):
-            return _shapes(build(config).state_dict())
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        if "meta" in str(error).lower():
             return _shapes(_built(build, config, folder).state_dict())
-        with torch.device("meta"):
-            return _shapes(_built(build, config, folder).state_dict())
+    except DataError as error:
+        if "meta" not in str(error.__context__):
+            raise
+    return _shapes(_built(build, config, folder).state_dict())
 
 
 def _built(
