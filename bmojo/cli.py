@@ -15,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column, with_page
+from realization.record_options import add_record_options
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, with_page
 
 if TYPE_CHECKING:
     from torch import nn
@@ -221,20 +222,11 @@ def _add_explore(commands: argparse._SubParsersAction[Parser]) -> None:
             "  bmojo recall --folder out/recall && bmojo explore --model out/recall\n"
             "  bmojo explore notes.txt --model out/source_text\n"
             "  bmojo explore dryer.csv --input 'heater voltage' --output 'air temperature' --dt 0.08\n"
-            "  bmojo explore load.parquet --output load --samples 500 --out load.html --no-open"
+            "  bmojo explore load.parquet --output load --time hour --samples 500 --out load.html --no-open"
         ),
     )
-    command.add_argument("file", nargs="?", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
+    add_record_options(command, optional=True)
     command.add_argument("--model", metavar="FOLDER", help="folder of a run, or of a model that reads tokens")
-    command.add_argument(
-        "--input", action="append", default=[], type=column, metavar="COLUMN",
-        help="an input: name from the header, or number from 0; repeat for more; none for a time series",
-    )  # fmt: skip
-    command.add_argument(
-        "--output", action="append", default=[], type=column, metavar="COLUMN",
-        help="an output, named likewise; repeat for more",
-    )  # fmt: skip
-    command.add_argument("--dt", type=float, metavar="SECONDS", help="seconds between samples")
     command.add_argument(
         "--split", type=float, metavar="FRACTION",
         help="share of the record that the model is made from (default: 0.5)",

@@ -106,8 +106,12 @@ def collect_demo(source: Path, target: Path) -> list[Path]:
 
 
 def tabulate_results(source: Path, page: Path) -> int:
-    """Write a table of every benchmark's rows, with the machine they ran on; returns how many there are."""
-    parts, count = [], 0
+    """Write a table of every benchmark's rows, with the machine they ran on; returns how many there are.
+
+    One more in front counts them; of those with many rows the table is folded until one looks for it.
+    """
+    parts, counts = [], ["| measured | rows | goals met | not met |", "|---|--:|--:|--:|"]
+    count = 0
     for path in sorted(source.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         machine, versions = content["machine"], content["machine"]["versions"]
@@ -115,15 +119,21 @@ def tabulate_results(source: Path, page: Path) -> int:
             f"{machine['cpu']}, {machine['threads']} threads, {machine['gpu'] or 'no GPU'}; "
             + ", ".join(f"{name} {version}" for name, version in versions.items())
         )
-        parts += [f"## {content['name'].replace('_', ' ')}", "", f"`{content['command']}` on {ran_on}.", ""]
+        name, rows = content["name"].replace("_", " "), content["rows"]
+        met, missed = (sum(row["met"] is answer for row in rows) for answer in (True, False))
+        counts.append(f"| [{name}](#measured-{path.stem}) | {len(rows)} | {met or ''} | {missed or ''} |")
+        parts += [f"(measured-{path.stem})=", f"## {name}", "", f"`{content['command']}` on {ran_on}.", ""]
+        folded = len(rows) > 12
+        if folded:
+            parts += [f"<details><summary>{len(rows)} rows</summary>", ""]
         parts += ["| case | value | unit | peer | its value | goal | met |", "|---|--:|---|---|--:|--:|---|"]
-        for row in content["rows"]:
-            met = {True: "yes", False: "**no**", None: ""}[row["met"]]
-            cells = (row["case"], row["value"], row["unit"], row["peer"], row["peer_value"], row["goal"], met)
+        for row in rows:
+            told = {True: "yes", False: "**no**", None: ""}[row["met"]]
+            cells = (row["case"], row["value"], row["unit"], row["peer"], row["peer_value"], row["goal"], told)
             parts.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
             count += 1
-        parts.append("")
-    page.write_text("\n".join(parts), encoding="utf-8")
+        parts += ["", "</details>", ""] if folded else [""]
+    page.write_text("\n".join([*counts, "", *parts]), encoding="utf-8")
     return count
 
 

@@ -46,6 +46,7 @@ nb_execution_excludepatterns = [] if os.environ.get("REALIZATION_DATA") else ["w
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 nb_execution_show_tb = True
 
 autosummary_generate = True

@@ -110,7 +110,12 @@ with plot.style():
     for k, ax in enumerate(axes, 1):
         ax.matshow(np.linalg.matrix_power(A_window, k), cmap=white_to_blue, vmin=0, vmax=1)
         ax.set_title("$A$" if k == 1 else f"$A^{k}$" if k < w else f"$A^{k} = 0$", loc="center")
-        ax.set(xticks=np.arange(w + 1) - 0.5, yticks=np.arange(w + 1) - 0.5, xticklabels=[], yticklabels=[])
+        ax.set(
+            xticks=np.arange(w + 1) - 0.5,
+            yticks=np.arange(w + 1) - 0.5,
+            xticklabels=[],
+            yticklabels=[],
+        )
         ax.tick_params(length=0)
         ax.grid(color="white", linewidth=1)
         ax.spines[:].set_visible(False)
@@ -382,7 +387,9 @@ def check_half_life(answer):
         h = rz.StateSpace(A, B, read_out).impulse_response(w + 3 * steps + 1)[:, 0, 0]
         assert np.allclose(h[w + steps :], h[w:-steps] / 2, rtol=1e-12)
         assert np.isclose(memory(A, B, 60 * steps).sum(), w)
-    print("one pole fades, w - 1 poles at 0 are a window: most real systems with a dead time look like this")
+    print(
+        "one pole fades, w - 1 poles at 0 are a window: most real systems with a dead time look like this"
+    )
 
 
 check_half_life(last_row_for_half_life_solution)

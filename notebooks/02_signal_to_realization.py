@@ -34,7 +34,9 @@ import realization as rz
 from realization import plot
 
 COLOURS = plot.COLOURS
-SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS["window"], "white", COLOURS["eidetic"]])
+SIGNED = LinearSegmentedColormap.from_list(
+    "signed", [COLOURS["window"], "white", COLOURS["eidetic"]]
+)
 
 # %% [markdown]
 # ## 1. What passes from the past to the future
@@ -104,7 +106,9 @@ error = 0.02
 noisy = rz.hankel(h + error * np.random.default_rng(0).standard_normal(40), 20, 20)
 s_clean, s_noisy = (np.linalg.svd(M, compute_uv=False) for M in (H, noisy))
 decision = rz.estimate_order(s_noisy, noise=error, blocks=(20, 20))
-print(f"rank {np.linalg.matrix_rank(noisy)}, but only {decision.order} exceed {decision.threshold:.2f}")
+print(
+    f"rank {np.linalg.matrix_rank(noisy)}, but only {decision.order} exceed {decision.threshold:.2f}"
+)
 assert np.abs(s_noisy - s_clean).max() <= np.linalg.norm(noisy - H, 2)
 assert decision.order == 3
 
@@ -223,7 +227,9 @@ with plot.style():
     place = np.arange(1, rows + 1)
     colours = [COLOURS["fading"]] * 3 + [COLOURS["baseline"]] * (rows - 3)
     right.bar(place, found.singular_values, color=colours)
-    right.plot(place, chance, "_", markersize=18, color=COLOURS["data"], label="shuffled years, 95 %")
+    right.plot(
+        place, chance, "_", markersize=18, color=COLOURS["data"], label="shuffled years, 95 %"
+    )
     right.set(xlabel="canonical correlation", xticks=place, ylim=(0, 1))
     right.legend(loc="upper right")
 plt.show()
@@ -260,7 +266,9 @@ with plot.style():
     plot.poles(model, ax=left).set_title("three poles")
     lag = np.arange(1, 2 * rows + 1)
     right.plot(lag, Lambda[1:], "o", markersize=4, color=COLOURS["data"], label="measured")
-    right.plot(lag, rz.covariances(model, 2 * rows + 1)[1:, 0, 0], color=COLOURS["fading"], label="model")
+    right.plot(
+        lag, rz.covariances(model, 2 * rows + 1)[1:, 0, 0], color=COLOURS["fading"], label="model"
+    )
     right.axhline(0, color=COLOURS["baseline"], linewidth=1)
     right.set(xlabel="lag, years", ylabel="covariance", xticks=[1, 5, 10, 15, 20])
     right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
@@ -324,7 +332,8 @@ for order in (1, 2, 3, 4):
 
 # %%
 model_rises = [
-    np.mean(np.diff(model.simulate(e=rng.standard_normal((roots.length, 1))), axis=0) > 0) for _ in range(400)
+    np.mean(np.diff(model.simulate(e=rng.standard_normal((roots.length, 1))), axis=0) > 0)
+    for _ in range(400)
 ]
 rises = np.mean(np.diff(roots.y, axis=0) > 0)
 print(f"years that rise: {100 * rises:.1f} %,", end=" ")
@@ -364,11 +373,15 @@ def periods_solution(signal, strings):
 
 def check_periods(answer):
     t = np.arange(80)
-    chord = np.cos(2 * np.pi * t / 7.3 + 1) + 0.3 * np.cos(2 * np.pi * t / 6.9) + 2 * np.cos(t / 5 - 2)
+    chord = (
+        np.cos(2 * np.pi * t / 7.3 + 1) + 0.3 * np.cos(2 * np.pi * t / 6.9) + 2 * np.cos(t / 5 - 2)
+    )
     assert np.allclose(answer(chord, 3), [6.9, 7.3, 10 * np.pi], rtol=1e-8)
     rough = chord + 0.001 * np.random.default_rng(1).standard_normal(80)
     assert np.allclose(answer(rough, 3), [6.9, 7.3, 10 * np.pi], rtol=0.01)
-    print("two periods apart by a twentieth, told apart in eleven turns: a Fourier transform could not")
+    print(
+        "two periods apart by a twentieth, told apart in eleven turns: a Fourier transform could not"
+    )
 
 
 check_periods(periods_solution)
@@ -399,7 +412,9 @@ def check_filter(answer):
     K, Re = answer(model.A, model.C, found.Cbar.T, found.Lambda0)
     assert np.allclose(Re, model.Re, rtol=1e-8)
     assert np.allclose(K, model.K, atol=1e-8)
-    print("the k-th iterate is the covariance of the state's estimate from the last k samples alone")
+    print(
+        "the k-th iterate is the covariance of the state's estimate from the last k samples alone"
+    )
 
 
 check_filter(filter_from_covariances_solution)

@@ -38,7 +38,9 @@ import realization as rz
 from realization import plot
 
 COLOURS = plot.COLOURS
-SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS["window"], "white", COLOURS["eidetic"]])
+SIGNED = LinearSegmentedColormap.from_list(
+    "signed", [COLOURS["window"], "white", COLOURS["eidetic"]]
+)
 
 # %% [markdown]
 # ## 1. A record in coordinates that do not know each other
@@ -81,7 +83,11 @@ assert abs(D[-1] - process.Re[0, 0]) < 1e-6
 # %% tags=["hide-input"]
 with plot.style():
     figure, axes = plt.subplots(1, 3, figsize=(8, 2.9))
-    titles = ("$S$: all with all", "$L$: innovations to samples", "$L^{-1}$: samples to innovations")
+    titles = (
+        "$S$: all with all",
+        "$L$: innovations to samples",
+        "$L^{-1}$: samples to innovations",
+    )
     for ax, matrix, title in zip(axes, (S / S.max(), L, np.linalg.inv(L)), titles):
         ax.imshow(matrix[:30, :30], cmap=SIGNED, vmin=-1, vmax=1)
         ax.set(xticks=[], yticks=[])
@@ -109,7 +115,9 @@ usual = months[:31].mean(axis=0)
 record = rz.IOData((months - usual).ravel(), output_names=["anomaly, °C"])
 learned, held = record[: 31 * 12], record[31 * 12 :]
 ocean = rz.pem(learned, order=1).model
-print(f"pole {ocean.poles[0].real:.3f}, gain {(ocean.K @ ocean.C)[0, 0]:.3f}, Re {ocean.Re[0, 0]:.3f}")
+print(
+    f"pole {ocean.poles[0].real:.3f}, gain {(ocean.K @ ocean.C)[0, 0]:.3f}, Re {ocean.Re[0, 0]:.3f}"
+)
 
 news = rz.innovations(ocean, held)
 back = ocean.simulate(e=news.e, x0=news.x0)
@@ -127,7 +135,9 @@ with plot.style():
     plot.autocorrelation(held.y - held.y.mean(), ax=above).set(xlabel="", ylabel="of the record")
     above.get_legend().remove()
     above.collections[0].set_color(COLOURS["data"])
-    plot.autocorrelation(news.e - news.e.mean(), ax=below).set(xlabel="lag, months", ylabel="of the rest")
+    plot.autocorrelation(news.e - news.e.mean(), ax=below).set(
+        xlabel="lag, months", ylabel="of the rest"
+    )
     below.get_legend().remove()
     for ax in (above, below):
         ax.set_ylim(-0.5, 1)
@@ -142,7 +152,9 @@ plt.show()
 for name, signal in (("record", held.y), ("rest", news.e)):
     for lags in (20, 2):
         test = rz.whiteness_test(signal, lags=lags)
-        print(f"{name:<7}{lags:>3} lags: {test.statistic:7.1f}, {lags} expected, p = {test.p_value:.2g}")
+        print(
+            f"{name:<7}{lags:>3} lags: {test.statistic:7.1f}, {lags} expected, p = {test.p_value:.2g}"
+        )
 assert rz.whiteness_test(held.y).p_value < 1e-12
 assert rz.whiteness_test(news.e).p_value > 0.01 > rz.whiteness_test(news.e, lags=2).p_value
 
@@ -266,10 +278,19 @@ for name, share in kept_share.items():
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 3.2))
     looks = zip(
-        kept_share.items(), (("eidetic", "-"), ("weights", "-."), ("window", "--"), ("baseline", "-"))
+        kept_share.items(),
+        (("eidetic", "-"), ("weights", "-."), ("window", "--"), ("baseline", "-")),
     )
     for (name, share), (meaning, dashes) in looks:
-        ax.plot(budgets, 100 * share, dashes, marker="o", markersize=4, color=COLOURS[meaning], label=name)
+        ax.plot(
+            budgets,
+            100 * share,
+            dashes,
+            marker="o",
+            markersize=4,
+            color=COLOURS[meaning],
+            label=name,
+        )
     ax.set(xlabel="samples kept, of 360", ylabel="surprise remembered, %", ylim=(0, 102))
     ax.legend(loc="lower right")
 plt.show()
@@ -330,7 +351,9 @@ def least_error_solution(Lambda):
 def check_least_error(answer):
     for model in (process, ocean):
         assert np.isclose(answer(rz.covariances(model, 600)[:, 0, 0]), model.Re[0, 0], rtol=1e-9)
-    print("an average of the logarithm of the spectrum: where the spectrum has a hole, nothing is new")
+    print(
+        "an average of the logarithm of the spectrum: where the spectrum has a hole, nothing is new"
+    )
 
 
 check_least_error(least_error_solution)
@@ -367,7 +390,9 @@ def check_price(answer):
 
     for b in (0.9, 0.6, 0.0):
         assert np.isclose(answer(a, b), length(b) - length(a), atol=0.02)
-    print(f"forgetting that a sample has a past costs {answer(a, 0.0):.2f} bits each, at a pole of {a}")
+    print(
+        f"forgetting that a sample has a past costs {answer(a, 0.0):.2f} bits each, at a pole of {a}"
+    )
 
 
 check_price(price_solution)
@@ -396,7 +421,9 @@ def check_share(answer):
         assert np.isclose(answer(q), s[: int(q * len(s))].sum() / s.sum(), atol=0.01)
     ours = np.sort(news.normalized_squared)[::-1]
     measured = ours[:36].sum() / ours.sum()
-    print(f"a tenth of the samples: {100 * answer(0.1):.0f} % by chance, {100 * measured:.0f} % in the ocean")
+    print(
+        f"a tenth of the samples: {100 * answer(0.1):.0f} % by chance, {100 * measured:.0f} % in the ocean"
+    )
     assert measured > answer(0.1)
 
 

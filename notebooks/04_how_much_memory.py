@@ -66,7 +66,9 @@ def between(Lambda, N):
 
 
 turn = 0.95 * np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
-process = rz.innovations_form(turn, [[1.0, 0.0]], np.eye(2), [[4.0]])  # an oscillation, seen in noise
+process = rz.innovations_form(
+    turn, [[1.0, 0.0]], np.eye(2), [[4.0]]
+)  # an oscillation, seen in noise
 Lambda = rz.covariances(process, 81)[:, 0, 0]
 for N in (1, 2, 5, 10, 40):
     sigma = between(Lambda, N)
@@ -113,14 +115,18 @@ def autocovariances(y, lags):
 
 
 def realize(y, order):
-    return rz.stochastic_realization(autocovariances(y, 2 * rows), order=order, rows=rows, cols=rows)
+    return rz.stochastic_realization(
+        autocovariances(y, 2 * rows), order=order, rows=rows, cols=rows
+    )
 
 
 rng = np.random.default_rng(0)
 found = {name: realize(y, order) for name, (y, order, _) in records.items()}
 chance = {
     name: np.quantile(
-        [between(autocovariances(rng.permutation(y), 2 * rows), rows) for _ in range(60)], 0.95, axis=0
+        [between(autocovariances(rng.permutation(y), 2 * rows), rows) for _ in range(60)],
+        0.95,
+        axis=0,
     )
     for name, (y, _, _) in records.items()
 }
@@ -149,7 +155,9 @@ for order in (3, 4, 5, 7):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the repair is printed here
         more = realize(sun, order)
-    repaired = f", with {100 * more.added:.0f} % of the variance added as noise" if more.added else ""
+    repaired = (
+        f", with {100 * more.added:.0f} % of the variance added as noise" if more.added else ""
+    )
     print(f"sunspots, {order} states: {rz.mutual_information(more.model):.2f} nats{repaired}")
     assert (more.added > 0) == (order == 7)
 
@@ -180,7 +188,8 @@ nats = {name: rz.mutual_information(result.model) for name, result in found.item
 for name, (y, order, step) in records.items():
     low, high = spread(found[name].model, len(y), order)
     print(
-        f"{name:<9} {order} states: {nats[name]:.2f} nats (models again: {low:.2f} to {high:.2f})", end=", "
+        f"{name:<9} {order} states: {nats[name]:.2f} nats (models again: {low:.2f} to {high:.2f})",
+        end=", ",
     )
     print(f"steps of one {step}")
 assert nats["Nile"] < nats["ocean"] < nats["sunspots"]
@@ -317,7 +326,9 @@ def check_nats_from(answer):
         zeros = np.linalg.eigvals(model.A - model.K @ model.C)
         assert np.isclose(answer(model.poles, zeros), rz.mutual_information(model))
     assert answer(np.array([0.7]), np.array([0.7])) == 0
-    print("poles or zeros near the circle, and far from each other: a pole that meets a zero is no memory")
+    print(
+        "poles or zeros near the circle, and far from each other: a pole that meets a zero is no memory"
+    )
 
 
 check_nats_from(nats_from_solution)

@@ -110,7 +110,9 @@ theirs = rz.balanced_truncation(rod, 4)
 omega = np.geomspace(0.1, 1e4, 400)
 print("Hankel singular values:", hsv[:6])
 assert np.allclose(hsv[:6], theirs.hsv[:6], rtol=1e-6)
-assert np.allclose(small.frequency_response(omega), theirs.model.frequency_response(omega), atol=1e-9)
+assert np.allclose(
+    small.frequency_response(omega), theirs.model.frequency_response(omega), atol=1e-9
+)
 
 # %% tags=["hide-input"]
 with plot.style():
@@ -121,7 +123,9 @@ with plot.style():
         zip(("fading", "window", "eidetic", "weights"), ("-", "--", ":", "-."))
     ):
         profile = np.sign(profiles[0, k]) * profiles[:, k]
-        right.plot(np.arange(1, 101), profile, dashes, color=COLOURS[meaning], label=f"state {k + 1}")
+        right.plot(
+            np.arange(1, 101), profile, dashes, color=COLOURS[meaning], label=f"state {k + 1}"
+        )
     right.set(xlabel="cell", ylabel="temperature", xticks=[1, 50, 100])
     right.set_title("its first four states")
     right.legend()
@@ -180,7 +184,12 @@ for r, cut in cuts.items():
 with plot.style():
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=[1, 1.5])
     left.semilogy(
-        orders, [cut.bound for cut in cuts.values()], "_", markersize=14, color=COLOURS["data"], label="bound"
+        orders,
+        [cut.bound for cut in cuts.values()],
+        "_",
+        markersize=14,
+        color=COLOURS["data"],
+        label="bound",
     )
     left.semilogy(
         orders,
@@ -232,7 +241,9 @@ for name, model in three.items():
     values = rz.hankel_singular_values(model)
     left_over = 2 * np.append(np.cumsum(values[::-1])[::-1], 0.0)
     needed[name] = int(np.argmax(left_over <= 0.05 * rz.hinf_norm(model).value))
-    print(f"{name:<7} {needed[name]:3d} of {model.n_states} numbers for a guaranteed 5 % of the gain")
+    print(
+        f"{name:<7} {needed[name]:3d} of {model.n_states} numbers for a guaranteed 5 % of the gain"
+    )
 assert needed["rod"] < needed["beam"] < needed["window"] == 100
 
 # %% tags=["hide-input"]
@@ -285,7 +296,9 @@ regression = rz.InnovationsModel(
 )
 whole_fit = rz.fit_percent(held.y, regression.predict(held))[0]
 print(f"24 numbers: fit {whole_fit:.1f} % on the thirty years that were put away")
-print(f"gain from surprise of unit variance to temperature: {rz.hinf_norm(regression).value:.2f} at most")
+print(
+    f"gain from surprise of unit variance to temperature: {rz.hinf_norm(regression).value:.2f} at most"
+)
 
 # %%
 reduced = {r: rz.balanced_truncation(regression, r) for r in (1, 2, 4, 8, 16, 24)}
@@ -333,7 +346,9 @@ def error_at_zero_solution(hsv, r):
 def check_error_at_zero(answer):
     symmetric = rz.StateSpace(rod.A, rod.B, rod.B.T, dt=0.0)
     values = rz.hankel_singular_values(symmetric)
-    assert np.isclose(answer(values, 0), symmetric.frequency_response([0.0])[0, 0, 0].real, rtol=1e-8)
+    assert np.isclose(
+        answer(values, 0), symmetric.frequency_response([0.0])[0, 0, 0].real, rtol=1e-8
+    )
     for r in (1, 2, 3):
         cut = rz.balanced_truncation(symmetric, r)
         assert np.isclose(answer(values, r), cut.error, rtol=1e-5)

@@ -98,13 +98,21 @@ with plot.style():
     )
     top.plot(held.y[:200], color=plot.COLOURS["data"], linewidth=1, label="measured")
     top.plot(
-        simulated[:200], color=plot.COLOURS["baseline"], linewidth=4, label="model, from the input alone"
+        simulated[:200],
+        color=plot.COLOURS["baseline"],
+        linewidth=4,
+        label="model, from the input alone",
     )
     top.plot(output[:200], color=plot.COLOURS["fading"], linewidth=1.4, label="layer")
     top.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, 1.22))
-    for name, found, colour in (("at once", output, "fading"), ("by steps", np.array(steps), "prediction")):
+    for name, found, colour in (
+        ("at once", output, "fading"),
+        ("by steps", np.array(steps), "prediction"),
+    ):
         error = np.abs(found - simulated)[:200, 0] / np.abs(simulated).max()
-        bottom.semilogy(np.maximum(error, 1e-18), ".", markersize=4, color=plot.COLOURS[colour], label=name)
+        bottom.semilogy(
+            np.maximum(error, 1e-18), ".", markersize=4, color=plot.COLOURS[colour], label=name
+        )
     bottom.axhline(np.finfo(float).eps, color=plot.COLOURS["baseline"], linestyle="--")
     bottom.set(xlabel="sample", ylabel="difference", ylim=(3e-19, 1e-14))
     bottom.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.95), markerscale=3)
@@ -146,7 +154,9 @@ with plot.style():
         for ax, poles in zip(axes, (free, held_in)):
             outside = np.abs(poles) >= 1
             for part, colour in ((poles[~outside], "baseline"), (poles[outside], "eidetic")):
-                ax.plot(part.real, part.imag, ".", markersize=3, alpha=0.6, color=plot.COLOURS[colour])
+                ax.plot(
+                    part.real, part.imag, ".", markersize=3, alpha=0.6, color=plot.COLOURS[colour]
+                )
     angle = np.linspace(0, 2 * np.pi, 200)
     for ax, title in zip(axes, (f"A kicked: {lost} of 150 unstable", "parameters kicked: none")):
         ax.plot(np.cos(angle), np.sin(angle), color=plot.COLOURS["data"], linewidth=1)
@@ -193,7 +203,9 @@ with plot.style():
                 ax.axis("off")
                 continue
             size = np.log10(np.maximum(np.abs(form), 1e-20))
-            ax.imshow(np.where(np.abs(form) > 1e-14, size, np.nan), cmap="Greens", vmin=-4, vmax=0.5)
+            ax.imshow(
+                np.where(np.abs(form) > 1e-14, size, np.nan), cmap="Greens", vmin=-4, vmax=0.5
+            )
         row[0].set_ylabel(name)
 plt.show()
 
@@ -229,7 +241,9 @@ for gap in gaps:
     for form, found in errors.items():
         with torch.no_grad():
             limit = 1e20 if form == "diagonal" else 3e3
-            y = lift(close, parametrization=form, max_condition=limit)(torch.from_numpy(v)[None])[0].numpy()
+            y = lift(close, parametrization=form, max_condition=limit)(torch.from_numpy(v)[None])[
+                0
+            ].numpy()
         found.append(np.abs(y - wanted).max() / np.abs(wanted).max())
 
 with plot.style():
@@ -240,7 +254,11 @@ with plot.style():
         ("modal", "fading", 1.4),
     ):
         ax.loglog(
-            gaps, np.maximum(errors[form], 1e-17), color=plot.COLOURS[colour], linewidth=width, label=form
+            gaps,
+            np.maximum(errors[form], 1e-17),
+            color=plot.COLOURS[colour],
+            linewidth=width,
+            label=form,
         )
     ax.loglog(
         gaps, np.finfo(float).eps * np.array(conditions), linestyle="--",
@@ -297,10 +315,21 @@ kept = kept[kept >= 0]
 with plot.style():
     figure, ax = plt.subplots(figsize=(7.5, 3), layout="constrained")
     ax.vlines(np.arange(len(scores)), 0, scores, color=plot.COLOURS["innovation"], linewidth=1)
-    ax.plot(kept, scores[kept], "o", color=plot.COLOURS["eidetic"], markersize=5, label="kept at the end")
+    ax.plot(
+        kept,
+        scores[kept],
+        "o",
+        color=plot.COLOURS["eidetic"],
+        markersize=5,
+        label="kept at the end",
+    )
     ax.axhline(judged.threshold(0.001), color=plot.COLOURS["baseline"], linestyle="--")
     ax.text(
-        len(scores) + 4, judged.threshold(0.001), "1 in 1000", va="center", color=plot.COLOURS["baseline"]
+        len(scores) + 4,
+        judged.threshold(0.001),
+        "1 in 1000",
+        va="center",
+        color=plot.COLOURS["baseline"],
     )
     for at in events:
         ax.annotate("event", (at, scores[at]), xytext=(6, -3), textcoords="offset points")
@@ -339,7 +368,9 @@ for _ in range(80):
     with torch.no_grad():
         unseen.append(float(learner.predictor(Evidence(tested))[1]))
     optimizer.zero_grad()
-    learner(watched).mean().backward()  # any loss will do: the predictor's own is attached to the output
+    learner(
+        watched
+    ).mean().backward()  # any loss will do: the predictor's own is attached to the output
     optimizer.step()
     lengths.append(float(prediction_loss(learner)))
 
@@ -357,12 +388,16 @@ with plot.style():
     ax.text(81, lengths[-1], "watched", va="bottom", color=plot.COLOURS["baseline"])
     ax.text(81, unseen[-1], "held out", va="top", color=plot.COLOURS["fading"])
     ax.axhline(code_length(model), color=plot.COLOURS["data"], linestyle="--", linewidth=1)
-    ax.text(79, code_length(model) - 1e-3, "held out, identified on 1500 samples", va="top", ha="right")
+    ax.text(
+        79, code_length(model) - 1e-3, "held out, identified on 1500 samples", va="top", ha="right"
+    )
     ax.set(xlabel="step of Adam", ylabel="code length, nats", xlim=(0, 80))
     ax.set_ylim(bottom=code_length(model) - 0.02)
 plt.show()
 
-print(f"held out: {unseen[0]:.3f} to {unseen[-1]:.3f}; identified on 1500 samples {code_length(model):.3f}")
+print(
+    f"held out: {unseen[0]:.3f} to {unseen[-1]:.3f}; identified on 1500 samples {code_length(model):.3f}"
+)
 assert np.isclose(unseen[0], code_length(early), rtol=1e-9)
 assert unseen[-1] < unseen[0]
 
@@ -379,8 +414,12 @@ assert unseen[-1] < unseen[0]
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.tokenizer = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.SiLU(), torch.nn.Linear(16, 16))
-        self.layer = BMojo(BMojoConfig(d_model=16, heads=1, window=0, eidetic=0, mixer="lti", state_size=8))
+        self.tokenizer = torch.nn.Sequential(
+            torch.nn.Linear(1, 16), torch.nn.SiLU(), torch.nn.Linear(16, 16)
+        )
+        self.layer = BMojo(
+            BMojoConfig(d_model=16, heads=1, window=0, eidetic=0, mixer="lti", state_size=8)
+        )
         self.readout = torch.nn.Linear(16, 1)
 
     def forward(self, u):
@@ -518,7 +557,9 @@ def mixed(Re):
 def mixed_solution(Re):
     L = np.linalg.cholesky(Re)
     deviation = np.diag(L)
-    return np.linalg.inv(L / deviation), deviation**2  # R_e = (L/d) diag(d^2) (L/d)^T, and det M = 1
+    return np.linalg.inv(
+        L / deviation
+    ), deviation**2  # R_e = (L/d) diag(d^2) (L/d)^T, and det M = 1
 
 
 def check_mixed(answer):
@@ -530,7 +571,9 @@ def check_mixed(answer):
     assert np.isclose(e @ np.linalg.solve(Re, e), ((M @ e) ** 2 / r).sum())
     assert np.isclose(np.linalg.slogdet(Re)[1], np.log(r).sum())
     found = lift_layer(
-        rz.InnovationsModel(np.zeros((1, 1)), np.zeros((1, 0)), np.zeros((3, 1)), K=np.zeros((1, 3)), Re=Re)
+        rz.InnovationsModel(
+            np.zeros((1, 1)), np.zeros((1, 0)), np.zeros((3, 1)), K=np.zeros((1, 3)), Re=Re
+        )
     ).predictor
     assert np.allclose(found.mixing.detach().numpy(), np.tril(M, -1))
     print("the same code length, and the gradient flows to R_e")

@@ -118,7 +118,9 @@ print(realization)
 simulated = realization.output_map(realization.simulate())
 fading = state_model.trace(batch.tokens[:1])[0].fading[0].numpy()
 difference = np.abs(simulated - fading).max()
-print(f"largest difference to the layer's own fading tokens, which are in float32: {difference:.0e}")
+print(
+    f"largest difference to the layer's own fading tokens, which are in float32: {difference:.0e}"
+)
 assert difference < 1e-4
 
 # %% [markdown]
@@ -128,12 +130,18 @@ assert difference < 1e-4
 # after training, the first layer's four heads, for one sequence:
 
 # %% tags=["hide-input"]
-white_to_green = LinearSegmentedColormap.from_list("fading", ["white", plot.COLOURS["fading"], "#0b2e20"])
+white_to_green = LinearSegmentedColormap.from_list(
+    "fading", ["white", plot.COLOURS["fading"], "#0b2e20"]
+)
 
 with plot.style():
-    figure, axes = plt.subplots(2, 4, figsize=(8, 4.2), sharex=True, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        2, 4, figsize=(8, 4.2), sharex=True, sharey=True, layout="constrained"
+    )
     for row, (name, model) in zip(axes, (("before", fresh), ("after", state_model))):
-        for head, (ax, operator) in enumerate(zip(row, np.abs(lower(model, batch.tokens[0])[0].operator()))):
+        for head, (ax, operator) in enumerate(
+            zip(row, np.abs(lower(model, batch.tokens[0])[0].operator()))
+        ):
             ax.imshow(operator, cmap=white_to_green, vmax=np.quantile(operator[operator > 0], 0.97))
             ax.axhline(first_query - 0.5, color=plot.COLOURS["baseline"], linewidth=0.8)
             ax.set_title(f"{name}: head {head}")
@@ -178,7 +186,9 @@ def across(model, layer):
 # %% tags=["hide-input"]
 spectra = {"before": across(fresh, 0), "after": across(state_model, 0)}
 with plot.style():
-    ax = bmojo.plot.hankel_singular_values({name: found.mean(axis=0) for name, found in spectra.items()})
+    ax = bmojo.plot.hankel_singular_values(
+        {name: found.mean(axis=0) for name, found in spectra.items()}
+    )
     ax.set_ylim(1e-7, 1)
 plt.show()
 
@@ -207,7 +217,9 @@ plt.show()
 def held(model, layer):
     """Mean over 16 sequences of what the state holds of each position, (heads, positions)."""
     curves = [
-        memory_curves(lower(model, tokens)[layer], first_query, at=first_query, noise=1e-3).memory[0]
+        memory_curves(lower(model, tokens)[layer], first_query, at=first_query, noise=1e-3).memory[
+            0
+        ]
         for tokens in batch.tokens
     ]
     return np.mean(curves, axis=0)[:, ::-1]
@@ -232,7 +244,9 @@ for name, found in (("before", before), ("after", after)):
     of_values, of_keys, of_filler = (
         found[:, part].mean() for part in (slice(1, 8, 2), slice(0, 8, 2), slice(11, 32))
     )
-    print(f"{name:6s} training, of values {of_values:.2f}, of keys {of_keys:.2f}, of filler {of_filler:.2f}")
+    print(
+        f"{name:6s} training, of values {of_values:.2f}, of keys {of_keys:.2f}, of filler {of_filler:.2f}"
+    )
 assert of_values > 1.3 * of_keys
 assert of_keys > of_filler
 
@@ -289,11 +303,16 @@ with plot.style():
     for ax, (name, found) in zip(axes, shares.items()):
         rows = np.arange(len(found.memories))
         ax.barh(
-            rows, found.loss_without, color=[plot.COLOURS[colours[m]] for m in found.memories], height=0.6
+            rows,
+            found.loss_without,
+            color=[plot.COLOURS[colours[m]] for m in found.memories],
+            height=0.6,
         )
         ax.axvline(found.loss, color=plot.COLOURS["data"], linewidth=1)
         ax.set(
-            yticks=rows, yticklabels=[f"no {m}" for m in found.memories], xlabel="loss at the queries, nats"
+            yticks=rows,
+            yticklabels=[f"no {m}" for m in found.memories],
+            xlabel="loss at the queries, nats",
         )
         ax.invert_yaxis()
         ax.set_title(name)
@@ -421,7 +440,9 @@ def check_interplay(answer):
     both = float(loss(ablate(state_model, test.tokens, "state")))
     assert np.isclose(found, both + alone.loss - alone.loss_without[1:].sum(), atol=1e-4)
     assert found > 0.5
-    print(f"{found:.2f} nats beyond the sum: the two ways out of the state are spares for each other")
+    print(
+        f"{found:.2f} nats beyond the sum: the two ways out of the state are spares for each other"
+    )
 
 
 check_interplay(interplay_solution)

@@ -50,7 +50,12 @@ task = GapRecall(pairs=PAIRS, gap=GAP, queries=8)
 batch = task.sample(64, torch.Generator().manual_seed(7))
 print(f"{task.length} tokens, chance {100 * task.chance:.1f} %")
 print("the pairs:", batch.tokens[0, : 2 * PAIRS].tolist())
-print("asked:    ", batch.tokens[0, batch.queries[:4]].tolist(), "-> due:", batch.answers[0, :4].tolist())
+print(
+    "asked:    ",
+    batch.tokens[0, batch.queries[:4]].tolist(),
+    "-> due:",
+    batch.answers[0, :4].tolist(),
+)
 
 # %% [markdown]
 # Two layers with a window of eight reach back 20 tokens (seven each, and three more by the short convolution
@@ -65,7 +70,12 @@ print("asked:    ", batch.tokens[0, batch.queries[:4]].tolist(), "-> due:", batc
 
 # %%
 bare = {"d_model": 32, "heads": 2}
-whole = bare | {"window": WINDOW, "state_size": STATE, "mixer": "mamba2", "eidetic_position": "edge"}
+whole = bare | {
+    "window": WINDOW,
+    "state_size": STATE,
+    "mixer": "mamba2",
+    "eidetic_position": "edge",
+}
 CONFIGS = {
     "window": BMojoConfig(**bare, window=WINDOW, mixer="none", eidetic=0),
     "state": BMojoConfig(**bare, window=0, eidetic=0, state_size=STATE),
@@ -165,7 +175,10 @@ grown = {
 }
 print("pairs " + "".join(f"   gap {gap:3d}" for gap in (GAP, 4 * GAP, 16 * GAP)))
 for pairs in (4, 8, 12):
-    print(f"{pairs:5d} " + "".join(f"{100 * grown[pairs, g]:8.0f} %" for g in (GAP, 4 * GAP, 16 * GAP)))
+    print(
+        f"{pairs:5d} "
+        + "".join(f"{100 * grown[pairs, g]:8.0f} %" for g in (GAP, 4 * GAP, 16 * GAP))
+    )
 assert grown[4, 16 * GAP] > accuracy["B'MOJO, 8 places"] - 0.15
 
 # %% [markdown]
@@ -228,7 +241,9 @@ def check_accuracy_of_a_blur(answer):
         for _ in range(4000):
             rest = np.arange(known, pairs)
             right += (
-                known + int((rng.integers(known, pairs, len(rest)) == rest).sum()) if len(rest) else pairs
+                known + int((rng.integers(known, pairs, len(rest)) == rest).sum())
+                if len(rest)
+                else pairs
             )
         assert abs(right / 4000 / pairs - answer(pairs, known)) < 0.02
     print("knowing no pair of four still gives 25 %: above chance is not yet recall")
@@ -259,7 +274,9 @@ def without_and_latest_solution(model):
     latest.load_state_dict(model.state_dict())
     with torch.no_grad():
         logits = ablate(model, batch.tokens, "eidetic"), latest.eval()(batch.tokens)
-    return tuple(float((x[:, batch.queries].argmax(-1) == batch.answers).float().mean()) for x in logits)
+    return tuple(
+        float((x[:, batch.queries].argmax(-1) == batch.answers).float().mean()) for x in logits
+    )
 
 
 def check_without_and_latest(answer):

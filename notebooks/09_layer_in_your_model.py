@@ -196,11 +196,15 @@ primed = prime(copy.deepcopy(original), window=8, mixer="mamba2", state_size=8, 
 tokens = sentences(16, torch.Generator().manual_seed(5))
 with torch.no_grad():
     moved = (primed(tokens).logits - original(tokens).logits).abs().amax(dim=(0, 2)).numpy()
-print(f"change of the logits: {moved[:8].max():.0e} within the window, up to {moved[8:].max():.2f} beyond")
+print(
+    f"change of the logits: {moved[:8].max():.0e} within the window, up to {moved[8:].max():.2f} beyond"
+)
 assert moved[:8].max() < 1e-4
 
 after = train(primed, 20, 3e-3)
-print(f"loss: as trained {before[-1]:.2f}, just primed {after[0]:.2f}, 20 steps later {after[-1]:.2f}")
+print(
+    f"loss: as trained {before[-1]:.2f}, just primed {after[0]:.2f}, 20 steps later {after[-1]:.2f}"
+)
 assert after[-1] < before[-1] + 0.1
 
 # %% tags=["hide-input"]
@@ -208,7 +212,9 @@ with plot.style():
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
     left.plot(moved, "o-", markersize=4, color=plot.COLOURS["innovation"])
     left.axvspan(-0.5, 7.5, color=plot.COLOURS["window"], alpha=0.12)
-    left.set(xlabel="token (shaded: the window)", ylabel="change of the logits", title="just primed")
+    left.set(
+        xlabel="token (shaded: the window)", ylabel="change of the logits", title="just primed"
+    )
     right.plot(before, color=plot.COLOURS["window"], label="full attention")
     right.plot(np.arange(60, 80), after, color=plot.COLOURS["eidetic"], label="primed, window of 8")
     right.set(xlabel="step", ylabel="loss, nats", ylim=(0, None))

@@ -69,7 +69,9 @@ assert (found.positions[0, :, 0] == 123).all()
 # one, or never got a place, goes into the store.
 
 # %%
-config = BMojoConfig(d_model=32, heads=2, window=8, chunk=4, eidetic=4, state_size=4, eidetic_position="none")
+config = BMojoConfig(
+    d_model=32, heads=2, window=8, chunk=4, eidetic=4, state_size=4, eidetic_position="none"
+)
 layer = BMojo(config).eval()
 x = torch.randn(1, 160, 32)
 store = FlatStore(place / "layer")
@@ -85,21 +87,34 @@ index, chunks = trace.eidetic_index[0].numpy(), trace.eidetic_index.shape[1]
 mass = dict(zip(trace.segments, trace.attention_mass[0].mean(dim=0).T.numpy()))
 NAMES = {"window": "window", "fading": "fading", "eidetic": "eidetic", "stored": "weights"}
 with plot.style():
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.4), sharex=True, height_ratios=[1.5, 1])
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(7, 4.4), sharex=True, height_ratios=[1.5, 1]
+    )
     for c in range(chunks):
-        start, gone = 4 * c, 4 * c - 5  # newest position that has left the window by the chunk's end
+        start, gone = (
+            4 * c,
+            4 * c - 5,
+        )  # newest position that has left the window by the chunk's end
         held = index[c][index[c] >= 0]
         away = np.setdiff1d(np.arange(max(gone + 1, 0)), held)
-        above.hlines(away, start, start + 4, color=plot.COLOURS["weights"], linewidth=0.6, alpha=0.35)
+        above.hlines(
+            away, start, start + 4, color=plot.COLOURS["weights"], linewidth=0.6, alpha=0.35
+        )
         above.hlines(held, start, start + 4, color=plot.COLOURS["eidetic"], linewidth=2)
         above.fill_between(
-            [start, start + 4], max(gone + 0.5, 0), start + 4, color=plot.COLOURS["window"], alpha=0.4
+            [start, start + 4],
+            max(gone + 0.5, 0),
+            start + 4,
+            color=plot.COLOURS["window"],
+            alpha=0.4,
         )
     above.set_ylabel("token")
     above.set_title("in the window (blue), in the set (red), in the store (violet)")
     shown = [name for name in NAMES if name in mass]
     below.stackplot(
-        np.arange(160), [mass[name] for name in shown], colors=[plot.COLOURS[NAMES[n]] for n in shown]
+        np.arange(160),
+        [mass[name] for name in shown],
+        colors=[plot.COLOURS[NAMES[n]] for n in shown],
     )
     below.set(xlabel="query", ylabel="attention", ylim=(0, 1), xlim=(0, 160))
 plt.show()
@@ -188,7 +203,9 @@ with torch.no_grad():
     remembering = layer(y)
     detach(layer)
 change = (remembering - alone).norm(dim=-1)[0] / alone.norm(dim=-1)[0]
-print(f"change of the first eight outputs {change[:8].max():.2f}, of later ones up to {change.max():.2f}")
+print(
+    f"change of the first eight outputs {change[:8].max():.2f}, of later ones up to {change.max():.2f}"
+)
 print("rows now:", lasting.rows((0, 0)))
 assert change[:8].max() < 1e-5 < 0.02 < change.max()
 lasting.close()

@@ -146,7 +146,9 @@ WAYS = {
 for name, way in WAYS.items():
     assert np.abs(way(*small) - wanted).max() < 1e-4 * np.abs(wanted).max(), name
 
-seconds = {name: fastest(lambda way=way: way(a, b)) for name, way in WAYS.items() if name != "definition"}
+seconds = {
+    name: fastest(lambda way=way: way(a, b)) for name, way in WAYS.items() if name != "definition"
+}
 part = a[:, :64].copy(), b[:, :64].copy()
 seconds = {"definition": fastest(lambda: by_definition(*part), 1) * a.shape[1] / 64} | seconds
 for name, value in seconds.items():
@@ -156,7 +158,9 @@ for name, value in seconds.items():
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 2.7))
     colours = ["baseline", "baseline", "baseline", "fading", "eidetic"]
-    ax.barh(list(seconds), [1e3 * s for s in seconds.values()], color=[plot.COLOURS[c] for c in colours])
+    ax.barh(
+        list(seconds), [1e3 * s for s in seconds.values()], color=[plot.COLOURS[c] for c in colours]
+    )
     ax.axvline(1e3 * limit, color=plot.COLOURS["data"], linestyle="--", linewidth=1)
     ax.set(xscale="log", xlabel="milliseconds; dashed: a product of the same arrays")
     ax.invert_yaxis()
@@ -213,7 +217,9 @@ print("a scan from the end gives the gradients that `linear_scan` gives")
 def chunked(a, b, size):
     B, T, C = a.shape
     parts = (B * (T // size), size, C)
-    local = by_rows(a.reshape(parts), b.reshape(parts)).reshape(B, T // size, size, C)  # all chunks at once
+    local = by_rows(a.reshape(parts), b.reshape(parts)).reshape(
+        B, T // size, size, C
+    )  # all chunks at once
     decay = np.cumprod(a.reshape(local.shape), axis=2)
     entering, state = np.empty_like(local[:, :, 0]), np.zeros_like(local[:, 0, 0])
     for c in range(T // size):  # only the ends, one after another
@@ -234,7 +240,13 @@ print(f"steps that must wait for one another: 4096, or {depth[best]} with chunks
 # %% tags=["hide-input"]
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 2.7))
-    ax.plot(list(depth), list(depth.values()), "o-", color=plot.COLOURS["fading"], label="steps in a row")
+    ax.plot(
+        list(depth),
+        list(depth.values()),
+        "o-",
+        color=plot.COLOURS["fading"],
+        label="steps in a row",
+    )
     took = [fastest(lambda size=size: chunked(*one, size), 2) for size in depth]
     twin = ax.twinx()
     twin.plot(list(depth), [1e3 * s for s in took], "s--", color=plot.COLOURS["eidetic"])

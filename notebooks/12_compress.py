@@ -93,7 +93,9 @@ for r in orders:
     balanced.append(error(small.model(u)))
     bound.append(small.reports[0].gain_bound * gain)
     largest = np.sort(np.argsort(-reached)[:r])
-    by_size.append(error(lift(rz.StateSpace(np.diag(a[largest]), b[largest, None], c[None, largest]))(u)))
+    by_size.append(
+        error(lift(rz.StateSpace(np.diag(a[largest]), b[largest, None], c[None, largest]))(u))
+    )
 
 assert all(e <= limit for e, limit in zip(balanced, bound))
 
@@ -147,7 +149,8 @@ counts[sample.queries] = 1.0
 # What reaches each mixer: the hidden tokens, normed.
 hidden = []
 hooks = [
-    block.layer.register_forward_pre_hook(lambda _, given: hidden.append(given[0])) for block in model.blocks
+    block.layer.register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+    for block in model.blocks
 ]
 with torch.no_grad():
     model(sample.tokens)
@@ -161,7 +164,11 @@ with plot.style():
     figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
     for ax, found, name in zip(axes, gramians, ("first mixer", "second mixer")):
         for head, (values, dash) in enumerate(zip(found.hsv, ("o-", "s--"))):
-            options = {"color": plot.COLOURS["fading"], "markersize": 4, "label": f"head {head + 1}"}
+            options = {
+                "color": plot.COLOURS["fading"],
+                "markersize": 4,
+                "label": f"head {head + 1}",
+            }
             ax.semilogy(np.arange(1, 17), values / values[0], dash, **options)
         ax.set(title=name, xlabel="index", xticks=[1, 4, 8, 12, 16], ylim=(1e-5, 2))
     axes[0].set_ylabel(r"$\sigma_i / \sigma_1$")
@@ -213,10 +220,25 @@ assert accuracy["balanced"][kept.index(8)] > whole - 0.01
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 3))
     ax.plot(kept, accuracy["balanced"], "o-", color=plot.COLOURS["fading"], label="balanced")
-    ax.plot(kept[1:], accuracy["first numbers"], "s-", color=plot.COLOURS["baseline"], label="first numbers")
-    ax.plot(kept[1:], accuracy["random subspace"], ":", color=plot.COLOURS["data"], label="random subspace")
+    ax.plot(
+        kept[1:],
+        accuracy["first numbers"],
+        "s-",
+        color=plot.COLOURS["baseline"],
+        label="first numbers",
+    )
+    ax.plot(
+        kept[1:],
+        accuracy["random subspace"],
+        ":",
+        color=plot.COLOURS["data"],
+        label="random subspace",
+    )
     ax.set(
-        xlabel="states of a head that are kept", ylabel="right answers", xticks=sorted(kept), ylim=(0, 1.03)
+        xlabel="states of a head that are kept",
+        ylabel="right answers",
+        xticks=sorted(kept),
+        ylim=(0, 1.03),
     )
     ax.legend()
 plt.show()
@@ -247,7 +269,9 @@ m, x = mixers[1]
 reports = [compress(m, x, order=r, weight=counts).reports[0] for r in range(1, 16)]
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 3))
-    ax.semilogy(range(1, 16), [r.bound for r in reports], color=plot.COLOURS["baseline"], label="bound")
+    ax.semilogy(
+        range(1, 16), [r.bound for r in reports], color=plot.COLOURS["baseline"], label="bound"
+    )
     ax.semilogy(
         range(1, 16),
         [r.predicted for r in reports],
@@ -280,7 +304,12 @@ in_front = torch.nn.functional.silu(before @ mixing)
 print(f"relative difference: {((after_it - in_front).norm() / after_it.norm()).item():.2f}")
 
 small = compress(model, sample.tokens, order=8, weight=counts).model.blocks[0].layer.mixer
-print("state of a head:", tuple(small.init_state(1)[1].shape[2:]), " maps:", tuple(small.key_map.write.shape))
+print(
+    "state of a head:",
+    tuple(small.init_state(1)[1].shape[2:]),
+    " maps:",
+    tuple(small.key_map.write.shape),
+)
 
 # %% [markdown]
 # So the sixteen features of a token are computed as before, and mapped to eight behind the nonlinearity. What
@@ -401,7 +430,9 @@ def check_drift(answer):
         states.append(S)
         v = rng.standard_normal(4)
         S = alpha * (S - beta * np.outer(S @ k, k)) + beta * np.outer(v, k)
-        small = alpha * (small - beta * np.outer(small @ Q.T @ k, Q.T @ k)) + beta * np.outer(v, Q.T @ k)
+        small = alpha * (small - beta * np.outer(small @ Q.T @ k, Q.T @ k)) + beta * np.outer(
+            v, Q.T @ k
+        )
         errors.append(np.linalg.norm(S @ Q - small))
     bounds = answer(states, keys, Q, alpha, beta)
     assert (np.array(errors) <= bounds + 1e-12).all()
@@ -409,7 +440,9 @@ def check_drift(answer):
     inside = keys @ Q @ Q.T
     inside /= np.linalg.norm(inside, axis=1, keepdims=True)
     assert answer(states, inside, Q, alpha, beta).max() < 1e-12
-    print("keys within the subspace lose nothing; the others leave a remainder that fades like the state")
+    print(
+        "keys within the subspace lose nothing; the others leave a remainder that fades like the state"
+    )
 
 
 check_drift(drift_solution)

@@ -65,7 +65,9 @@ calm = plant.simulate(e=rng.standard_normal((5000, 2)) @ np.linalg.cholesky(mixe
 
 surprise = rz.innovations(plant, calm).normalized_squared
 level = chi2.isf(0.01, df=2)
-print(f"level of 1 %: {level:.2f}; passed by {100 * np.mean(surprise > level):.2f} % of 5000 samples")
+print(
+    f"level of 1 %: {level:.2f}; passed by {100 * np.mean(surprise > level):.2f} % of 5000 samples"
+)
 assert abs(np.mean(surprise > level) - 0.01) < 5 * np.sqrt(0.01 / 5000)
 
 # %% tags=["hide-input"]
@@ -143,10 +145,15 @@ print("alarms:                 ", found.measured)
 kept = rz.select_innovations(ocean, watched, budget=24, rule="top")
 rebuilt = rz.reconstruct(ocean, watched, kept)
 at_random = [
-    rz.reconstruct(ocean, watched, rz.select_innovations(ocean, watched, budget=24, rule="random", seed=i))
+    rz.reconstruct(
+        ocean, watched, rz.select_innovations(ocean, watched, budget=24, rule="random", seed=i)
+    )
     for i in range(20)
 ]
-lost = {"most surprising": rebuilt.error, "random, mean of 20": np.mean([r.error for r in at_random])}
+lost = {
+    "most surprising": rebuilt.error,
+    "random, mean of 20": np.mean([r.error for r in at_random]),
+}
 total = float((rz.innovations(ocean, watched).normalized_squared).sum())
 for name, error in lost.items():
     print(f"{name:<20} {100 * (1 - error / total):5.1f} % of all surprise is remembered")
@@ -179,7 +186,12 @@ plt.show()
 
 # %%
 white = rz.InnovationsModel(
-    np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((1, 0)), np.zeros((1, 0)), K=np.zeros((0, 1)), Re=[[1.0]]
+    np.zeros((0, 0)),
+    np.zeros((0, 0)),
+    np.zeros((1, 0)),
+    np.zeros((1, 0)),
+    K=np.zeros((0, 1)),
+    Re=[[1.0]],
 )
 tests, shifts, runs, onset = ("sample", "window", "glr", "cusum"), (0.5, 1.0, 2.0, 4.0), 16, 100
 reference = rng.standard_normal(1000)
@@ -205,7 +217,14 @@ look = {
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 3))
     for test, (colour, dashes) in look.items():
-        ax.loglog(shifts, np.maximum(delay[test], 0.5), dashes, marker="o", color=COLOURS[colour], label=test)
+        ax.loglog(
+            shifts,
+            np.maximum(delay[test], 0.5),
+            dashes,
+            marker="o",
+            color=COLOURS[colour],
+            label=test,
+        )
     ax.set(xlabel="shift of the mean, deviations", ylabel="mean delay, samples")
     ax.set_xticks(shifts, [f"{s:g}" for s in shifts])
     ax.minorticks_off()
@@ -222,12 +241,14 @@ assert delay["glr"][1] < 0.5 * delay["sample"][1]
 # ## 5. A filter believes its sensor
 #
 # A sensor that begins to read too high by $b$ adds a step to $y$, and the innovations answer with the step
-# response of the prediction error, $e = (I - C (zI - A + KC)^{-1} K)\, y$. Its last value is $(I - C (I - A
-# + KC)^{-1} K)\, b$: the more the filter believes its sensor, the sooner the fault looks like truth. Here
-# is that signature for a slow and a fast filter of the same plant.
+# response of the prediction error, $e = (I - C (zI - A + KC)^{-1} K)\, y$. Its last value is
+# $(I - C (I - A + KC)^{-1} K)\, b$: the more the filter believes its sensor, the sooner the fault looks like
+# truth. Here is that signature for a slow and a fast filter of the same plant.
 
 # %%
-slow, fast = (rz.InnovationsModel([[0.98]], np.zeros((1, 0)), [[1.0]], K=[[k]]) for k in (0.05, 0.6))
+slow, fast = (
+    rz.InnovationsModel([[0.98]], np.zeros((1, 0)), [[1.0]], K=[[k]]) for k in (0.05, 0.6)
+)
 
 
 def signature(model, T=60, at=10):
@@ -245,7 +266,9 @@ for model in (slow, fast):
 with plot.style():
     figure, ax = plt.subplots(figsize=(7, 2.6))
     ax.plot(signature(slow), color=COLOURS["fading"], label="believes its model, K = 0.05")
-    ax.plot(signature(fast), "--", color=COLOURS["innovation"], label="believes its sensor, K = 0.6")
+    ax.plot(
+        signature(fast), "--", color=COLOURS["innovation"], label="believes its sensor, K = 0.6"
+    )
     ax.set(xlabel="sample", ylabel="innovation", ylim=(-0.05, 1.1))
     ax.legend(loc="upper right")
 plt.show()
@@ -261,7 +284,9 @@ machine = rz.InnovationsModel(slow.A, slow.B, slow.C, K=slow.K, Re=[[0.09]])
 for kind, size in (("bias", 1.2), ("drift", 0.03), ("gain", 0.8), ("frozen", None)):
     broken = rz.sensor_fault(y[800:], kind, at=400, size=size)
     waits = {
-        test: rz.detect_changes(machine, broken, test=test, false_alarm=0.001, reference=y[:800]).delay(400)
+        test: rz.detect_changes(
+            machine, broken, test=test, false_alarm=0.001, reference=y[:800]
+        ).delay(400)
         for test in tests
     }
     print(f"{kind:<8}", "  ".join(f"{test}: {wait!s:>4}" for test, wait in waits.items()))
@@ -272,7 +297,9 @@ for kind, size in (("bias", 1.2), ("drift", 0.03), ("gain", 0.8), ("frozen", Non
 
 # %%
 broken = rz.sensor_fault(y[800:], "frozen", at=400)
-both = rz.detect_changes(machine, broken, test="window", two_sided=True, false_alarm=0.001, reference=y[:800])
+both = rz.detect_changes(
+    machine, broken, test="window", two_sided=True, false_alarm=0.001, reference=y[:800]
+)
 print(f"levels {both.lower:.1f} and {both.threshold:.1f}: found after {both.delay(400)} samples")
 assert both.delay(400) < 16
 
@@ -289,7 +316,9 @@ assert both.delay(400) < 16
 
 # %%
 bold = rz.n4sid(learned, order=8, block_rows=20).model
-print(f"deviation promised: {np.sqrt(bold.Re[0, 0]):.3f} instead of {np.sqrt(ocean.Re[0, 0]):.3f} °C")
+print(
+    f"deviation promised: {np.sqrt(bold.Re[0, 0]):.3f} instead of {np.sqrt(ocean.Re[0, 0]):.3f} °C"
+)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     rz.detect_changes(bold, watched, test="window", false_alarm=0.005)
@@ -311,7 +340,9 @@ with warnings.catch_warnings():
     promised = rz.detect_changes(slow, tails[1], **options)
 measured = rz.detect_changes(slow, tails[1], **options, calibrate=True)
 for name, result in (("chi-squared", promised), ("reference", measured)):
-    print(f"{name:<12} level {result.threshold:5.1f}: {len(result.alarms):4} alarms in 20 000, 20 allowed")
+    print(
+        f"{name:<12} level {result.threshold:5.1f}: {len(result.alarms):4} alarms in 20 000, 20 allowed"
+    )
 assert len(promised.alarms) > 100
 assert 5 <= len(measured.alarms) <= 50
 
@@ -366,7 +397,9 @@ def level_for_solution(p, years):
 def check_level(answer):
     for p, years in ((1, 10), (6, 1)):
         assert np.isclose(chi2.sf(answer(p, years), p) * years * 365.25 * 86400, 1)
-    print(f"one sensor: {answer(1, 10):.1f}, ten: {answer(10, 10):.1f}; few noises are Gaussian that far out")
+    print(
+        f"one sensor: {answer(1, 10):.1f}, ten: {answer(10, 10):.1f}; few noises are Gaussian that far out"
+    )
 
 
 check_level(level_for_solution)
@@ -391,7 +424,9 @@ def year_of_alarm_solution(flow):
         np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((1, 0)), np.zeros((1, 0)),
         K=np.zeros((0, 1)), Re=[[known.var(ddof=1)]], y_mean=[known.mean()],
     )  # fmt: skip
-    with warnings.catch_warnings():  # the record holds a change: of course its innovations are not white
+    with (
+        warnings.catch_warnings()
+    ):  # the record holds a change: of course its innovations are not white
         warnings.simplefilter("ignore", rz.CalibrationWarning)
         found = rz.detect_changes(model, rest, test="glr", window=8, false_alarm=0.01)
     return 1871 + 26 + int(found.onsets[0])

@@ -18,21 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from realization.errors import DataError, RealizationError, RealizationWarning, ShapeError
-from realization.signals import (
-    IOData,
-    describe_data,
-    inspect_data,
-    list_data,
-    load_data,
-    read_csv,
-    read_data,
-)
+from realization.record_options import add_record_options, read_record
+from realization.signals import IOData, describe_data, inspect_data, list_data, load_data
 from realization.systems import InnovationsModel, StateSpace, load_model, save_model
-from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, column, with_page
+from realization.terminal import FAILED, INTERRUPTED, Parser, add_completion, with_page
 
 __all__ = ["main"]
-
-FORMATS = (".parquet", ".npz", ".npy", ".mat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,7 +144,7 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
             "  realization inspect dryer.csv --input 'heater voltage' --output 'air temperature'"
         ),
     )
-    _add_columns(command)
+    add_record_options(command)
     command.set_defaults(run=_inspect)
 
 
@@ -170,27 +161,8 @@ def _add_data(commands: argparse._SubParsersAction[Parser]) -> None:
     command.set_defaults(run=_data)
 
 
-def _add_columns(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="text, .parquet, .npz, .npy or .mat")
-    command.add_argument(
-        "--input", action="append", default=[], type=column, metavar="COLUMN",
-        help="an input: name from the header, or number from 0; repeat for more; none for a time series",
-    )  # fmt: skip
-    command.add_argument(
-        "--output", action="append", required=True, type=column, metavar="COLUMN",
-        help="an output, named likewise; repeat for more",
-    )  # fmt: skip
-    command.add_argument(
-        "--time", type=column, metavar="COLUMN",
-        help="a column of seconds or dates, from which the step is found",
-    )  # fmt: skip
-    command.add_argument(
-        "--dt", type=float, metavar="SECONDS", help="seconds between samples (default: a unit step)"
-    )
-
-
 def _add_record(command: argparse.ArgumentParser) -> None:
-    _add_columns(command)
+    add_record_options(command)
     command.add_argument(
         "--split", type=float, default=0.5, metavar="FRACTION",
         help="share of the record to learn from; the rest judges (default: 0.5)",
@@ -251,7 +223,7 @@ def _identify(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    print(inspect_data(_read(options, missing=True)))
+    print(inspect_data(read_record(options, missing=True)))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -305,7 +277,7 @@ def _list_data() -> None:
 
 def _record(options: argparse.Namespace) -> tuple[IOData, IOData]:
     """Read the file and part it: to learn from, and held back."""
-    data = _read(options, missing=options.time is not None)  # gaps are told below
+    data = read_record(options, missing=options.time is not None)  # gaps are told below
     if gaps := int((~data.observed).sum()):
         first = data.observed.all(axis=1).argmin()
         raise DataError(
@@ -328,13 +300,6 @@ def _record(options: argparse.Namespace) -> tuple[IOData, IOData]:
                     "nothing and needs no explaining. Leave it out, or part the record elsewhere (--split)."
                 )
     return train, test
-
-
-def _read(options: argparse.Namespace, *, missing: bool) -> IOData:
-    columns = {"inputs": options.input, "outputs": options.output, "dt": options.dt}
-    if not missing and options.time is None and Path(options.file).suffix.lower() not in FORMATS:
-        return read_csv(options.file, **columns)  # of any ending
-    return read_data(options.file, **columns, time=options.time, missing=missing)
 
 
 def _step(data: IOData) -> str:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 import realization as rz
-from bmojo.explore.page import explorer_page
+from bmojo.explore.page import explorer_page, plotly_script
 from bmojo.explore.study import SignalMemory, study_memory
 from bmojo.explore.tokens import TokenMemory, study_tokens
 from bmojo.models.language_model import BMojoLM
 from realization.errors import DataError
 from realization.files import write_atomically
+from realization.record_options import RECORD_OPTIONS, read_record
 
 __all__ = ["explore", "read_tokens"]
 
@@ -47,6 +48,7 @@ def explore(options: argparse.Namespace) -> None:
     place = Path(options.out)
     if options.file is not None and place.resolve() == Path(options.file).resolve():
         raise ValueError(f"--out {options.out} would overwrite the data; name another.")
+    plotly_script()  # if it is not here, it is said before anything is computed
     study = _signal(options) if options.model is None else _tokens(options)
     write_atomically(place, explorer_page(study))
     print(place)
@@ -56,14 +58,14 @@ def explore(options: argparse.Namespace) -> None:
 
 def _signal(options: argparse.Namespace) -> SignalMemory:
     if options.file is None:
-        for name in ("input", "output", "dt"):
+        for name in RECORD_OPTIONS:
             if getattr(options, name):
                 raise ValueError(f"--{name} came without a FILE that it could be of.")
         data, name, first, unit = rz.load_series("sunspots"), "Sunspots", 1700.0, "year"
     else:
         if not options.output:
             raise ValueError(NO_SIGNAL)
-        data = rz.read_data(options.file, inputs=options.input, outputs=options.output, dt=options.dt)
+        data = read_record(options)
         name, first, unit = Path(options.file).stem, 0.0, ""
     split = 0.5 if options.split is None else options.split
     print(f"identifying on the first {100 * split:g} % of {data!r}", file=sys.stderr)
@@ -76,7 +78,7 @@ def _signal(options: argparse.Namespace) -> SignalMemory:
 def _tokens(options: argparse.Namespace) -> TokenMemory:
     from bmojo.training import load_model
 
-    for name in ("input", "output", "dt", "split", "order"):
+    for name in (*RECORD_OPTIONS, "split", "order"):
         if getattr(options, name):
             raise ValueError(f"--{name} is of a measured signal; it came with --model, which reads tokens.")
     model = load_model(options.model)

@@ -42,12 +42,6 @@ def explorer_page(study: SignalMemory | TokenMemory) -> str:
     >>> text[:15], "walk" in text
     ('<!doctype html>', True)
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise ImportError(
-            "the explorer needs plotly, which is not here: pip install 'realization[explore]'"
-        ) from None
     if isinstance(study, SignalMemory):
         kind, (words, payload) = "signal", signal_parts(study)
     else:
@@ -56,11 +50,28 @@ def explorer_page(study: SignalMemory | TokenMemory) -> str:
     parts |= {
         "body": _filled(f"{kind}.html", parts),
         "style": _part("page.css"),
-        "plotly": get_plotlyjs(),
+        "plotly": plotly_script(),
         "script": "\n".join(_part(name) for name in ("memory.js", "charts.js", f"{kind}.js")),
         "data": json.dumps(payload, separators=(",", ":")).replace("<", "\\u003c"),
     }
     return _filled("page.html", parts)
+
+
+def plotly_script() -> str:
+    """Plotly's JavaScript, as the page holds it.
+
+    Raises
+    ------
+    ImportError
+        If Plotly is not installed; the message names the extra.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise ImportError(
+            "the explorer needs plotly, which is not here: pip install 'realization[explore]'"
+        ) from None
+    return get_plotlyjs()
 
 
 def _filled(name: str, parts: dict[str, str]) -> str:

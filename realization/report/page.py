@@ -116,7 +116,7 @@ def page(
     """Self-contained HTML page.
 
     Text is markdown-light: a blank line parts paragraphs, lines that start with `- ` make a list, `**bold**`,
-    `*italic*`, `` `code` `` and `[words](address)` work, and everything else appears as it is written
+    `*italic*`, code between backticks and `[words](address)` work, and everything else appears as it is written
     (no HTML passes through).
 
     Parameters
