@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import config, get_num_threads, set_num_threads
+from numba import config, get_num_threads
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,6 @@ __all__ = [
     "empty_like",
     "interpreting",
     "is_tensor",
-    "run",
     "task_width",
     "thread_count",
 ]
@@ -172,21 +170,6 @@ def task_width(batch: int, channels: int, threads: int, widest: int | None = Non
     pieces, line = -(-threads // max(batch, 1)), 16
     wanted = -(-channels // pieces) if widest is None else min(widest, -(-channels // pieces))
     return max(line, -(-wanted // line) * line)
-
-
-def run(kernel: Callable[..., None], arrays: Sequence[np.ndarray], width: int, threads: int) -> None:
-    """Call a parallel kernel on so many threads of Numba's pool, and leave the pool as it was."""
-    torch = sys.modules.get("torch")
-    torchs = 0 if torch is None else torch.get_num_threads()  # first: Numba's pool changes it when it begins
-    before = get_num_threads()
-    set_num_threads(threads)
-    try:
-        kernel(*arrays, width)
-    finally:
-        set_num_threads(before)
-        # Numba's pool and torch's may be one and the same OpenMP, and its number of threads too.
-        if torch is not None and torch.get_num_threads() != torchs:
-            torch.set_num_threads(torchs)
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:

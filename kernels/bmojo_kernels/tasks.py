@@ -12,12 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["run_tasks"]
+__all__ = ["run_tasks", "task_count"]
 
 # Ranges for each thread, so that a thread that is done early takes another.
 RANGES = 4
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def task_count(batch: int, channels: int, width: int) -> int:
+    """Tasks of `width` channels for so many sequences or runs of rows."""
+    return batch * -(-channels // width)
 
 
 def run_tasks(kernel: Callable[..., None], arguments: Sequence[Any], count: int, threads: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import prange
 
 from bmojo_kernels.bfloat16 import narrow, widen
 from bmojo_kernels.exponential import LOG2_E, exp2
@@ -32,10 +31,18 @@ def _add_tap(w, x, total):
 
 
 @numba.njit(fastmath={"contract"}, inline="always")
-def _four(bias, w0, w1, w2, w3, x0, x1, x2, x3, total):
-    for c in range(len(total)):
+def _four(bias, w0, w1, w2, w3, x0, x1, x2, x3, y):
+    for c in range(len(y)):
         early = bias[c] + w0[c] * widen(x0[c]) + w1[c] * widen(x1[c])
-        total[c] = early + w2[c] * widen(x2[c]) + w3[c] * widen(x3[c])
+        y[c] = narrow(early + w2[c] * widen(x2[c]) + w3[c] * widen(x3[c]), y[c])
+
+
+@numba.njit(fastmath={"contract"}, inline="always")
+def _four_silu(bias, w0, w1, w2, w3, x0, x1, x2, x3, y):
+    for c in range(len(y)):
+        early = bias[c] + w0[c] * widen(x0[c]) + w1[c] * widen(x1[c])
+        z = early + w2[c] * widen(x2[c]) + w3[c] * widen(x3[c])
+        y[c] = narrow(z * _sigmoid(z), y[c])
 
 
 @numba.njit(fastmath={"contract"}, inline="always")
@@ -83,12 +90,24 @@ def _add_product(x, y, total):
 
 
 @numba.njit(fastmath={"contract"}, inline="always")
+def _add_four(x0, x1, x2, x3, slope, w0, w1, w2, w3, bias):
+    """One row's part of the gradients of four taps and the bias."""
+    for c in range(len(bias)):
+        value = slope[c]
+        w0[c] += widen(x0[c]) * value
+        w1[c] += widen(x1[c]) * value
+        w2[c] += widen(x2[c]) * value
+        w3[c] += widen(x3[c]) * value
+        bias[c] += value
+
+
+@numba.njit(fastmath={"contract"}, inline="always")
 def _add(x, total):
     for c in range(len(total)):
         total[c] += widen(x[c])
 
 
-@numba.njit(fastmath={"contract"})
+@numba.njit(fastmath={"contract"}, error_model="numpy")
 def _sum(x, weight, bias, initial, s, begin, t, low, high, total):
     """Bias and taps of output `t`, channels [low, high); `weight` is (K, C)."""
     taps = len(weight)
@@ -102,19 +121,29 @@ def _sum(x, weight, bias, initial, s, begin, t, low, high, total):
         _add_tap(weight[i, low:high], _input(x, initial, s, begin, t - taps + 1 + i)[low:high], total)
 
 
-@numba.njit(cache=True, parallel=True)
-def forward(x, weight, bias, initial, edges, silu, y, width):
-    """Fill `y` (rows, C); a task has `width` channels."""
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def forward(x, weight, bias, initial, edges, silu, y, width, first, last):
+    """Fill `y` (rows, C): tasks `first ... last - 1`, run by run of rows; each has `width` channels."""
     rows, channels = x.shape
     pieces = -(-channels // width)
-    for task in prange(-(-rows // ROWS) * pieces):
+    for task in range(first, last):
         low = task % pieces * width
         high, begin = min(low + width, channels), task // pieces * ROWS
-        total = np.empty(high - low, weight.dtype)
+        added, total = bias[low:high], np.empty(high - low, weight.dtype)
         s = np.searchsorted(edges, begin, side="right") - 1
         for t in range(begin, min(begin + ROWS, rows)):
             while t >= edges[s + 1]:
                 s += 1
+            if len(weight) == 4 and t - 3 >= edges[s]:
+                w0, w1, w2, w3 = (
+                    weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
+                )  # fmt: skip
+                x0, x1, x2, x3 = x[t - 3, low:high], x[t - 2, low:high], x[t - 1, low:high], x[t, low:high]
+                if silu:
+                    _four_silu(added, w0, w1, w2, w3, x0, x1, x2, x3, y[t, low:high])
+                else:
+                    _four(added, w0, w1, w2, w3, x0, x1, x2, x3, y[t, low:high])
+                continue
             _sum(x, weight, bias, initial, s, edges[s], t, low, high, total)
             if silu:
                 _put_silu(total, y[t, low:high])
@@ -122,7 +151,7 @@ def forward(x, weight, bias, initial, edges, silu, y, width):
                 _put(total, y[t, low:high])
 
 
-@numba.njit(fastmath={"contract"})
+@numba.njit(fastmath={"contract"}, error_model="numpy")
 def _slope(x, weight, bias, initial, s, begin, t, low, high, silu, dy, found):
     """Derivative of the loss with respect to the sum of output `t`."""
     if silu:
@@ -132,25 +161,30 @@ def _slope(x, weight, bias, initial, s, begin, t, low, high, silu, dy, found):
         _take(dy[t, low:high], found)
 
 
-@numba.njit(cache=True, parallel=True)
-def backward(x, weight, bias, initial, edges, silu, dy, dtail, dx, dweight, dbias, width):
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def backward(x, weight, bias, initial, edges, silu, dy, dtail, dx, dweight, dbias, width, first, last):
     """Fill `dx`, and each run of rows' part of `dweight` (runs, K, C) and `dbias` (runs, C)."""
     rows, channels = x.shape
     taps, pieces = len(weight), -(-channels // width)
-    for task in prange(-(-rows // ROWS) * pieces):
+    for task in range(first, last):
         low, run = task % pieces * width, task // pieces
         high, begin = min(low + width, channels), run * ROWS
         stop = min(begin + ROWS, rows)
         # An input meets the sums of its own and the next K - 1 outputs, also of those of the next task.
         slopes = np.empty((stop - begin + taps - 1, high - low), weight.dtype)
-        total = np.empty(high - low, weight.dtype)
+        total, nothing = np.empty(high - low, weight.dtype), np.zeros(high - low, weight.dtype)
         s = np.searchsorted(edges, begin, side="right") - 1
         for t in range(begin, min(stop + taps - 1, rows)):
             while t >= edges[s + 1]:
                 s += 1
             slope = slopes[t - begin]
             _slope(x, weight, bias, initial, s, edges[s], t, low, high, silu, dy, slope)
-            if t < stop:
+            if t < stop and taps == 4 and t - 3 >= edges[s]:
+                x0, x1, x2, x3 = x[t - 3, low:high], x[t - 2, low:high], x[t - 1, low:high], x[t, low:high]
+                d0, d1 = dweight[run, 0, low:high], dweight[run, 1, low:high]
+                d2, d3 = dweight[run, 2, low:high], dweight[run, 3, low:high]
+                _add_four(x0, x1, x2, x3, slope, d0, d1, d2, d3, dbias[run, low:high])
+            elif t < stop:
                 _add(slope, dbias[run, low:high])
                 for i in range(taps):
                     row = _input(x, initial, s, edges[s], t - taps + 1 + i)
@@ -159,6 +193,15 @@ def backward(x, weight, bias, initial, edges, silu, dy, dtail, dx, dweight, dbia
         for t in range(begin, stop):
             while t >= edges[s + 1]:
                 s += 1
+            if taps == 4 and t + 3 < edges[s + 1]:
+                s0, s1, s2, s3 = (
+                    slopes[t - begin], slopes[t - begin + 1], slopes[t - begin + 2], slopes[t - begin + 3]
+                )  # fmt: skip
+                w0, w1, w2, w3 = (
+                    weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
+                )  # fmt: skip
+                _four(nothing, w3, w2, w1, w0, s0, s1, s2, s3, dx[t, low:high])
+                continue
             total[:] = 0
             for i in range(taps):
                 if t + i < edges[s + 1]:
@@ -169,7 +212,7 @@ def backward(x, weight, bias, initial, edges, silu, dy, dtail, dx, dweight, dbia
             _put(total, dx[t, low:high])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def backward_initial(x, weight, bias, initial, edges, silu, dy, dtail, dinitial):
     """Fill the gradient (S, K - 1, C) of the initial states."""
     taps, channels = weight.shape
@@ -187,7 +230,7 @@ def backward_initial(x, weight, bias, initial, edges, silu, dy, dtail, dinitial)
             _put(total, dinitial[s, p])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def step(x, weight, bias, tail, silu, y):
     """One output of every sequence; `tail` (B, K - 1, C) moves on by one input in place."""
     taps, channels = weight.shape

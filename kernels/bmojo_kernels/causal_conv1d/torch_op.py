@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
+from bmojo_kernels.backends import as_numpy, empty_like, task_width, thread_count
 from bmojo_kernels.causal_conv1d import numba_cpu
 from bmojo_kernels.checks import state_dtype
 from bmojo_kernels.dispatch import register_triton
 from bmojo_kernels.packing import offsets
+from bmojo_kernels.tasks import run_tasks, task_count
 
 __all__ = ["causal_conv1d_core", "weights"]
 
@@ -30,7 +32,7 @@ def causal_conv1d_core(
     initial, edges = _initial(x, weight, initial, cu_seqlens)
     y = empty_like(x)
     arrays: Any = (_rows(x), *weights(x, weight, bias), as_numpy(initial), edges, silu, _rows(y))
-    run(numba_cpu.forward, arrays, *_tasks(x))
+    _run(numba_cpu.forward, arrays)
     return y, _tails(x, initial, edges)
 
 
@@ -59,7 +61,7 @@ def _backward(
     dx, dinitial = empty_like(x), empty_like(initial)
     given = (_rows(x), taps, added, as_numpy(initial), edges, silu, _rows(dy), as_numpy(dtail))
     arrays: Any = (*given, _rows(dx), dweight, dbias)
-    run(numba_cpu.backward, arrays, *_tasks(x))
+    _run(numba_cpu.backward, arrays)
     numba_cpu.backward_initial(*given, as_numpy(dinitial))
     summed = torch.from_numpy(dweight.sum(0)).T.to(weight.dtype, memory_format=torch.contiguous_format)
     return dx, summed.contiguous(), torch.from_numpy(dbias.sum(0)).to(weight.dtype), dinitial
@@ -105,10 +107,11 @@ def _tails(x: Tensor, initial: Tensor, edges: np.ndarray) -> Tensor:
     return torch.where((row >= begin)[..., None], found, before)
 
 
-def _tasks(x: Tensor) -> tuple[int, int]:
-    threads = thread_count(x.numel())
-    runs = -(-x.shape[0] * x.shape[1] // numba_cpu.ROWS)
-    return task_width(runs, x.shape[2], threads, numba_cpu.CHANNELS), threads
+def _run(kernel: Callable[..., None], arrays: Sequence[Any]) -> None:
+    rows, channels = arrays[0].shape
+    runs, threads = -(-rows // numba_cpu.ROWS), thread_count(rows * channels)
+    width = task_width(runs, channels, threads, numba_cpu.CHANNELS)
+    run_tasks(kernel, [*arrays, width], task_count(runs, channels, width), threads)
 
 
 def _save(ctx: Any, inputs: Any, output: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from bmojo_kernels.bfloat16 import narrow, widen
@@ -29,12 +28,17 @@ def _step(a: Array, b: Array, state: Array, h: Array) -> None:
         h[c] = narrow(value, h[c])
 
 
-@numba.njit(cache=True, parallel=True, fastmath={"contract"})
-def forward(a: Array, b: Array, state: Array, h: Array, bounds: Array, width: int) -> None:
-    """Fill `h` (rows, C) and carry `state` (S, C) from first step to last; a task has `width` channels."""
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def forward(
+    a: Array, b: Array, state: Array, h: Array, bounds: Array, width: int, first: int, last: int
+) -> None:
+    """Fill `h` (rows, C) and carry `state` (S, C) from first step to last.
+
+    Tasks `first ... last - 1` of all, sequence by sequence; each has `width` channels.
+    """
     channels = a.shape[1]
     pieces = -(-channels // width)
-    for task in prange((len(bounds) - 1) * pieces):
+    for task in range(first, last):
         i, low = task // pieces, task % pieces * width
         high = min(low + width, channels)
         carried = state[i, low:high]
@@ -44,14 +48,16 @@ def forward(a: Array, b: Array, state: Array, h: Array, bounds: Array, width: in
 
 @numba.njit(fastmath={"contract"}, inline="always")
 def _step_back(a: Array, before: Array, dh: Array, gradient: Array, da: Array, db: Array) -> None:
-    for c in range(len(dh)):
+    # Channels too from the last to the first: memory is fetched ahead along one direction only, and rows that
+    # come backward with channels that go forward take twice as long.
+    for c in range(len(dh) - 1, -1, -1):
         x, y, value = np.conj(widen(before[c])), np.conj(widen(a[c])), gradient[c] + widen(dh[c])
         gradient[c] = value * y
         da[c] = narrow(value * x, da[c])
         db[c] = narrow(value, db[c])
 
 
-@numba.njit(cache=True, parallel=True, fastmath={"contract"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def backward(
     a: Array,
     h: Array,
@@ -62,11 +68,13 @@ def backward(
     db: Array,
     bounds: Array,
     width: int,
+    first: int,
+    last: int,
 ) -> None:
     """Fill `da`, `db` and carry `gradient` (S, C) from that of the last states back to that of `h0`."""
     channels = a.shape[1]
     pieces = -(-channels // width)
-    for task in prange((len(bounds) - 1) * pieces):
+    for task in range(first, last):
         i, low = task // pieces, task % pieces * width
         high = min(low + width, channels)
         carried, begin, end = gradient[i, low:high], bounds[i], bounds[i + 1]

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmojo_kernels.backends import choose, is_tensor, run, task_width, thread_count
+from bmojo_kernels.backends import choose, is_tensor, task_width, thread_count
 from bmojo_kernels.checks import need_tensors, state_dtype
 from bmojo_kernels.linear_scan.naive import linear_scan_naive
 from bmojo_kernels.linear_scan.numba_cpu import forward
 from bmojo_kernels.packing import apart, check_packing, offsets, sequence_count
+from bmojo_kernels.tasks import run_tasks, task_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +108,7 @@ def linear_scan(
         return h, state
     threads = thread_count(a.size)
     width = task_width(len(state), channels, threads)
-    run(forward, (x, y, state, states, bounds), width, threads)
+    run_tasks(forward, (x, y, state, states, bounds, width), task_count(len(state), channels, width), threads)
     return h, state
 
 

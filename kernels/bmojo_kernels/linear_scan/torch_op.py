@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
+from bmojo_kernels.backends import as_numpy, empty_like, task_width, thread_count
 from bmojo_kernels.checks import state_dtype
 from bmojo_kernels.dispatch import register_folding, register_triton, through
 from bmojo_kernels.linear_scan import numba_cpu
 from bmojo_kernels.packing import offsets, sequence_count
+from bmojo_kernels.tasks import run_tasks, task_count
 
 __all__ = ["linear_scan_tensor"]
 
@@ -63,7 +64,8 @@ def _run(kernel: Callable[..., None], cu_seqlens: Tensor | None, *tensors: Tenso
     threads = thread_count(tensors[0].numel())
     bounds = offsets("linear_scan", batch, length, cu_seqlens)
     arrays = [as_numpy(x).reshape(math.prod(x.shape[:-1]), channels) for x in tensors]
-    run(kernel, [*arrays, bounds], task_width(len(bounds) - 1, channels, threads), threads)
+    width = task_width(len(bounds) - 1, channels, threads)
+    run_tasks(kernel, [*arrays, bounds, width], task_count(len(bounds) - 1, channels, width), threads)
 
 
 def _save(ctx, inputs, output) -> None:

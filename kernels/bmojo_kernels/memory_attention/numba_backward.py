@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import prange
 
 from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.memory_attention.numba_cpu import add_bias, bound, gather, hide, members, turn
@@ -222,18 +221,19 @@ def _blocks(
                     _write(dturned, memory, count, b, row, h, scale, dreaders[memory])
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def backward(
     readers, keys, values, biases, index, rows, blocks, tiles, own, numbers, scale, out, lse, dout, dlse,
-    dreaders, dkeys, dvalues, dbiases, width
+    dreaders, dkeys, dvalues, dbiases, width, first, last
 ):  # fmt: skip
     """Write `dreaders` (B, T, H, d), add to `dkeys`, `dvalues` (parts, B, rows, G, d) and `dbiases`.
 
     The last are (parts G, B, rows).
-    A task has the `width` blocks of one part of time and all heads that read one key head.
+    A task has the `width` blocks of one part of time and all heads that read one key head; these are tasks
+    `first ... last - 1`.
     """
-    parts, batch, _, groups, _ = dkeys[0].shape
-    for task in prange(parts * batch * groups):
+    _, batch, _, groups, _ = dkeys[0].shape
+    for task in range(first, last):
         part, b, g = task // (batch * groups), task // groups % batch, task % groups
         run = blocks[part * width : (part + 1) * width]
         _blocks(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import prange
 
 from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.memory_attention.plan import TILE
@@ -168,16 +167,17 @@ def _blocks(readers, keys, values, biases, index, rows, blocks, tiles, b, h, own
         _finish(total, state, count, b, row, h, out, lse)
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def forward(
-    readers, keys, values, biases, index, rows, blocks, tiles, own, numbers, scale, out, lse, width
+    readers, keys, values, biases, index, rows, blocks, tiles, own, numbers, scale, out, lse, width, first,
+    last,
 ):  # fmt: skip
-    """Fill `out` (B, T, H, d_v) and `lse` (B, H, T); a task has `width` blocks of one head.
+    """Fill `out` (B, T, H, d_v) and `lse` (B, H, T): tasks `first ... last - 1`, `width` blocks each.
 
     `numbers` are the window, the first query's position, and the lanes of a vector and of a block.
     """
-    batch, heads, pieces = out.shape[0], out.shape[2], -(-len(blocks) // width)
-    for task in prange(batch * heads * pieces):
+    heads, pieces = out.shape[2], -(-len(blocks) // width)
+    for task in range(first, last):
         b, h, piece = task // (heads * pieces), task // pieces % heads, task % pieces
         part = blocks[piece * width : (piece + 1) * width]
         _blocks(readers, keys, values, biases, index, rows, part, tiles, b, h, own, numbers, scale, out, lse)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmojo_kernels.backends import run, thread_count
+from bmojo_kernels.backends import thread_count
 from bmojo_kernels.dispatch import register_folding, register_triton, through
 from bmojo_kernels.memory_attention import numba_backward, numba_cpu
 from bmojo_kernels.memory_attention.arrays import Inputs, plain, state_dtype
+from bmojo_kernels.tasks import run_tasks
 
 __all__ = ["memory_attention_tensor"]
 
@@ -84,8 +85,8 @@ def _forward(
     dtype = inputs.scale.dtype
     out = np.empty((*q.shape[:3], v.shape[3]), dtype)
     lse = np.empty((len(q), q.shape[2], q.shape[1]), dtype)
-    arguments: list[Any] = [*inputs, out, lse]
-    run(numba_cpu.forward, arguments, TASK, thread_count(q.numel() * window))
+    tasks = len(q) * q.shape[2] * -(-len(inputs.blocks) // TASK)
+    run_tasks(numba_cpu.forward, [*inputs, out, lse, TASK], tasks, thread_count(q.numel() * window))
     return torch.from_numpy(out).to(q.dtype), torch.from_numpy(lse)
 
 
@@ -140,7 +141,8 @@ def _backward(
     first = np.empty_like(inputs.readers[0])
     dreaders = (first, *(np.empty_like(first) if own else first for own in inputs.own[1:]))
     arrays: Any = (*inputs, *(plain(x) for x in (out, lse, dout, dlse)), dreaders, dkeys, dvalues, dbiases)
-    run(numba_backward.backward, arrays, max(1, -(-blocks // parts)), thread_count(q.numel() * window))
+    width, tasks = max(1, -(-blocks // parts)), parts * len(q) * groups
+    run_tasks(numba_backward.backward, [*arrays, width], tasks, thread_count(q.numel() * window))
     found = []
     for memory in range(4):
         found += [dreaders[memory], dkeys[memory], dvalues[memory]]

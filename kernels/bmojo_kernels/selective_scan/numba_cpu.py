@@ -12,7 +12,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from bmojo_kernels.bfloat16 import narrow, widen
@@ -43,7 +42,7 @@ def _load(u: Array, delta: Array, step: Array, drive: Array) -> None:
         drive[k] = step[k] * widen(u[k])
 
 
-@numba.njit(cache=True, parallel=True, fastmath=FAST)
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
 def forward(
     u: Array,
     delta: Array,
@@ -55,14 +54,17 @@ def forward(
     copies: Array,
     bounds: Array,
     width: int,
+    first: int,
+    last: int,
 ) -> None:
     """Fill `y` (rows, d), carry `state` (S, N, d), and keep its `copies` (R, N, d), sequence by sequence.
 
     `A` is (N, d), in units of log 2. Where `copies` has no rows none are kept.
+    Tasks `first ... last - 1` of all, sequence by sequence; each has `width` channels.
     """
     channels = u.shape[1]
     pieces = -(-channels // width)
-    for task in prange((len(bounds) - 1) * pieces):
+    for task in range(first, last):
         i, low = task // pieces, task % pieces * width
         high, begin, row = min(low + width, channels), bounds[i], chunks_before(bounds, i, STRIDE)
         rates, h = A[:, low:high].copy(), state[i, :, low:high].copy()
@@ -108,7 +110,7 @@ def _decay_back(
         g[k] = carried
 
 
-@numba.njit(cache=True, parallel=True, fastmath=FAST)
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
 def backward(
     u: Array,
     delta: Array,
@@ -126,6 +128,8 @@ def backward(
     dC: Array,
     bounds: Array,
     width: int,
+    first: int,
+    last: int,
 ) -> None:
     """Fill the gradients and carry `dstate` (S, N, d) back to that of the first states.
 
@@ -134,7 +138,7 @@ def backward(
     """
     channels = u.shape[1]
     states, pieces = len(A), -(-channels // width)
-    for task in prange((len(bounds) - 1) * pieces):
+    for task in range(first, last):
         i, piece = task // pieces, task % pieces
         low, high = piece * width, min(piece * width + width, channels)
         begin, length, row = bounds[i], bounds[i + 1] - bounds[i], chunks_before(bounds, i, STRIDE)

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmojo_kernels.backends import as_numpy, empty_like, run, task_width, thread_count
+from bmojo_kernels.backends import as_numpy, empty_like, task_width, thread_count
 from bmojo_kernels.dispatch import register_triton
 from bmojo_kernels.exponential import LOG2_E
 from bmojo_kernels.packing import chunk_rows, kept_rows, offsets
 from bmojo_kernels.selective_scan import numba_cpu
 from bmojo_kernels.selective_scan.numba_cpu import STRIDE
+from bmojo_kernels.tasks import run_tasks, task_count
 
 __all__ = ["GPU_STRIDE", "selective_scan_core"]
 
@@ -43,8 +44,9 @@ def selective_scan_core(
     y, copies = empty_like(u), kept_rows(state, _copies_shape(u, A, copy, cu_seqlens)[0], cu_seqlens)
     bounds, width, threads = _tasks(u, A, cu_seqlens)
     arrays = [_rows(u), _rows(delta), as_numpy(rates), _rows(B), _rows(C)]
-    arrays += [as_numpy(state), _rows(y), as_numpy(copies), bounds]
-    run(numba_cpu.forward, arrays, width, threads)
+    arrays += [as_numpy(state), _rows(y), as_numpy(copies)]
+    tasks = task_count(len(bounds) - 1, u.shape[2], width)
+    run_tasks(numba_cpu.forward, [*arrays, bounds, width], tasks, threads)
     return y, state.mT.contiguous(), copies
 
 
@@ -82,7 +84,8 @@ def _backward(
     du, d_delta = empty_like(u), empty_like(delta)
     arrays = [_rows(u), _rows(delta), as_numpy(natural * LOG2_E), as_numpy(natural), _rows(B), _rows(C)]
     arrays += [as_numpy(copies), _rows(dy), as_numpy(gradient), _rows(du), _rows(d_delta), as_numpy(dA)]
-    run(numba_cpu.backward, [*arrays, *(as_numpy(x) for x in shared), bounds], width, threads)
+    arrays += [as_numpy(x) for x in shared]
+    run_tasks(numba_cpu.backward, [*arrays, bounds, width], (len(bounds) - 1) * pieces, threads)
     dB, dC = (x.sum(0).to(B.dtype).view(B.shape) for x in shared)
     return du, d_delta, dA.sum(0).T.contiguous(), dB, dC, gradient.mT.contiguous()
 
