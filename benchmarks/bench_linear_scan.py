@@ -61,7 +61,7 @@ def main() -> None:
         times = in_turn(
             {
                 "scan": lambda arrays=arrays, state=state: numba_cpu.forward(
-                    *arrays[:2], state, arrays[2], bounds, C
+                    *arrays[:2], state, arrays[2], bounds, C, 0, B
                 ),
                 "mul": lambda x=x, y=y, out=out: torch.mul(x, y, out=out),
             },

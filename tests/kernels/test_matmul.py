@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import numba
 import numpy as np
 import pytest
 from bmojo_kernels import matmul
-from bmojo_kernels.tasks import run_tasks
 
 from tests.tolerances import assert_close
 
@@ -69,25 +66,3 @@ def test_inner_products_of_any_length(size, dtype):
 
     a, b = np.random.default_rng(0).standard_normal((2, size)).astype(dtype)
     assert_close(inner(a, b), a.astype(float) @ b.astype(float), dtype=dtype, scale=max(size, 1))
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_each_task_is_done_once(threads, count):
-    done, lock = [], threading.Lock()
-
-    def kernel(offset, first, last):
-        with lock:
-            done.extend(range(offset + first, offset + last))
-
-    run_tasks(kernel, [7], count, threads)
-    assert sorted(done) == list(range(7, 7 + count))
-
-
-def test_an_error_in_a_task_is_raised():
-    def kernel(first, last):
-        raise ZeroDivisionError
-
-    for threads in (1, 2):
-        with pytest.raises(ZeroDivisionError):
-            run_tasks(kernel, [], 9, threads)
