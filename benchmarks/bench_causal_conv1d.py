@@ -1,7 +1,8 @@
 """Short causal convolution with SiLU on the CPU, 4 x 4096 x 512, four taps: against torch's and memory.
 
 `torch.mul(out=)` by a row moves the bytes of the forward pass, one array read and one written, and so stands
-for the limit. One thread; processor time, so that a shared machine says nothing about the ratio.
+for the limit of the kernel alone; times against torch are with the memory of the result. One thread;
+processor time, so that a shared machine says nothing about the ratio.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Callable
 
 import bmojo_kernels as bk
 import numba
+import numpy as np
 import torch
 from _results import Row, write_results
 from _timing import in_turn
+from bmojo_kernels.backends import as_numpy
+from bmojo_kernels.causal_conv1d import numba_cpu
+from bmojo_kernels.causal_conv1d.torch_op import weights
 from torch.nn import functional as F
 
 B, T, C, K = 4, 4096, 512, 4
@@ -27,6 +32,16 @@ def torchs(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.T
 
 def ours(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return bk.causal_conv1d(x, weight, bias, activation="silu")[0]
+
+
+def kernel(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor
+) -> Callable[[], object]:
+    """The kernel alone, its result in memory that has been used before."""
+    rows, result = (as_numpy(m).reshape(B * T, C) for m in (x, out))
+    initial, edges = as_numpy(x.new_zeros(B, K - 1, C)), np.arange(B + 1) * T
+    given = (rows, *weights(x, weight, bias), initial, edges, True, result)
+    return lambda: numba_cpu.forward(*given, C, 0, B * T // numba_cpu.ROWS)
 
 
 def backward(function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> Callable[[], object]:
@@ -50,7 +65,6 @@ def main() -> None:
         calls = {
             "ours": lambda given=given: ours(*given),
             "torch": lambda given=given: torchs(*given),
-            "mul": lambda x=x, given=given, out=out: torch.mul(x, given[2], out=out),
         }
         times = in_turn(calls, ROUNDS, clock=time.process_time)
         both = in_turn(
@@ -64,9 +78,14 @@ def main() -> None:
                 f"{name}, {what}", 1e3 * found["ours"], "ms", "torch conv1d and silu", 1e3 * found["torch"]
             )
             rows.append(row)
-        share = times["mul"] / times["ours"]
+        alone = in_turn(
+            {"kernel": kernel(*given, out), "mul": lambda x=x, b=given[2], out=out: torch.mul(x, b, out=out)},
+            2 * ROUNDS,
+            clock=time.process_time,
+        )
+        share = alone["mul"] / alone["kernel"]
         case = f"forward, {what}, speed of torch.mul(out=) reached"
-        rows.append(Row(case, 100 * share, "%", "kernel, ms", 1e3 * times["ours"], ratio=share))
+        rows.append(Row(case, 100 * share, "%", "kernel, ms", 1e3 * alone["kernel"], ratio=share))
     write_results("causal_conv1d", rows)
 
 

@@ -75,9 +75,9 @@ def main() -> None:
     if clock is time.process_time:
         write_results("selective_scan", rows)
         return
-    single = in_turn({"ours": lambda: ours(*inputs)}, 15, best=True)["ours"]
+    single = in_turn({"ours": lambda: ours(*inputs)}, 60, best=True)["ours"]
     torch.set_num_threads(2)
-    double = in_turn({"ours": lambda: ours(*inputs)}, 15, best=True)["ours"]
+    double = in_turn({"ours": lambda: ours(*inputs)}, 60, best=True)["ours"]
     rows.append(Row("forward, two threads against one", single / double, "times", goal=1.8))
     write_results("selective_scan", rows)
 
