@@ -121,16 +121,27 @@ def tabulate_results(source: Path, page: Path) -> int:
         )
         name, rows = content["name"].replace("_", " "), content["rows"]
         met, missed = (sum(row["met"] is answer for row in rows) for answer in (True, False))
-        counts.append(f"| [{name}](#measured-{path.stem}) | {len(rows)} | {met or ''} | {missed or ''} |")
-        parts += [f"(measured-{path.stem})=", f"## {name}", "", f"`{content['command']}` on {ran_on}.", ""]
+        counts.append(
+            f"| [{name}](#measured-{path.stem}) | {len(rows)} | {met or ''} | {missed or ''} |"
+        )
+        parts += [
+            f"(measured-{path.stem})=",
+            f"## {name}",
+            "",
+            f"`{content['command']}` on {ran_on}.",
+            "",
+        ]
         folded = len(rows) > 12
         if folded:
             parts += [f"<details><summary>{len(rows)} rows</summary>", ""]
-        parts += ["| case | value | unit | peer | its value | goal | met |", "|---|--:|---|---|--:|--:|---|"]
+        parts += [
+            "| case | value | unit | peer | its value | goal | met |",
+            "|---|--:|---|---|--:|--:|---|",
+        ]
         for row in rows:
             told = {True: "yes", False: "**no**", None: ""}[row["met"]]
-            cells = (row["case"], row["value"], row["unit"], row["peer"], row["peer_value"], row["goal"], told)
-            parts.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+            cells = (row[part] for part in ("case", "value", "unit", "peer", "peer_value", "goal"))
+            parts.append("| " + " | ".join([*map(_cell, cells), told]) + " |")
             count += 1
         parts += ["", "</details>", ""] if folded else [""]
     page.write_text("\n".join([*counts, "", *parts]), encoding="utf-8")
@@ -149,7 +160,9 @@ def collect_evidence(results: Path, target: Path) -> list[str]:
 def pages_left_unrun(notes: Path) -> list[str]:
     """Pages whose cells read measured records, where there are none; the notes that they include say so."""
     pages = [
-        path for path in sorted(DOCS.glob("*.md")) if f"_generated/{path.name}" in path.read_text("utf-8")
+        path
+        for path in sorted(DOCS.glob("*.md"))
+        if f"_generated/{path.name}" in path.read_text("utf-8")
     ]
     pages = [path for path in pages if "rz.load_data(" in path.read_text("utf-8")]
     unrun = not os.environ.get("REALIZATION_DATA")
@@ -177,8 +190,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--demo", type=Path, default=ROOT / "out" / "demo", help="folder of the demo's report"
     )
-    parser.add_argument("--out", type=Path, default=DOCS / "_build" / "html", help="where the pages go")
-    parser.add_argument("--unrun", action="store_true", help="leave all cells unrun: a minute, not ten")
+    parser.add_argument(
+        "--out", type=Path, default=DOCS / "_build" / "html", help="where the pages go"
+    )
+    parser.add_argument(
+        "--unrun", action="store_true", help="leave all cells unrun: a minute, not ten"
+    )
     options = parser.parse_args(argv)
     shutil.rmtree(DOCS / "_generated", ignore_errors=True)
     notebooks = convert_notebooks(ROOT / "notebooks", DOCS / "notebooks")

@@ -31,7 +31,13 @@ def main() -> None:
     kept = np.sort(rz.select_innovations(model, data, budget=BUDGET).index)
     for name, (paper, ink, quiet, blue) in THEMES.items():
         figure, axes = plt.subplots(
-            2, 1, figsize=(10, 4.6), sharex=True, height_ratios=[2, 1], facecolor=paper, layout="constrained"
+            2,
+            1,
+            figsize=(10, 4.6),
+            sharex=True,
+            height_ratios=[2, 1],
+            facecolor=paper,
+            layout="constrained",
         )
         years = FIRST + np.arange(data.length)
         draw_signal(axes[0], years, data.y[:, 0], kept, ink, blue)
@@ -46,7 +52,9 @@ def main() -> None:
         plt.close(figure)
 
 
-def draw_signal(axis: Axes, years: np.ndarray, y: np.ndarray, kept: np.ndarray, ink: str, blue: str) -> None:
+def draw_signal(
+    axis: Axes, years: np.ndarray, y: np.ndarray, kept: np.ndarray, ink: str, blue: str
+) -> None:
     """The series, with what the window spans and what could not be predicted."""
     axis.plot(years, y, color=ink, linewidth=1.1)
     axis.axvspan(years[-WINDOW], years[-1] + 1, color=blue, alpha=0.25, linewidth=0)

@@ -21,7 +21,9 @@ __all__ = ["pieces", "setup", "to_roles", "translated"]
 
 ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
 
-BLOCK = re.compile(r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$(?P<rest>[^\n]*)$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^(?P<indent> *)\$\$(?P<tex>.+?)\$\$(?P<rest>[^\n]*)$", re.DOTALL | re.MULTILINE
+)
 INLINE = re.compile(r"(?<![\\$\w])\$(?=\S)(?P<tex>[^$]*[^$\s\\])\$(?P<after>\w?)")
 ALIASES = {
     r"\iff": r"\Longleftrightarrow",
@@ -152,7 +154,9 @@ def _visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def _visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    formulas = "".join(f"<div>{_mathml(piece, node, as_block=True)}</div>" for piece in pieces(node.astext()))
+    formulas = "".join(
+        f"<div>{_mathml(piece, node, as_block=True)}</div>" for piece in pieces(node.astext())
+    )
     translator.body.append(f'<div class="math-block">{formulas}</div>')
     _skip()
 

@@ -112,4 +112,4 @@ def _call(typing, address, arguments, first, last):
 def _spread(address, count, *arguments):
     given = _lay_down(arguments)
     for task in prange(count):
-        _call(address, given, task, task + 1)
+        _call(address, given, task, task + 1)  # pyright: ignore[reportCallIssue]

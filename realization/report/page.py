@@ -116,8 +116,8 @@ def page(
     """Self-contained HTML page.
 
     Text is markdown-light: a blank line parts paragraphs, lines that start with `- ` make a list, `**bold**`,
-    `*italic*`, code between backticks and `[words](address)` work, and everything else appears as it is written
-    (no HTML passes through).
+    `*italic*`, code between backticks and `[words](address)` work, and everything else appears as it is
+    written (no HTML passes through).
 
     Parameters
     ----------

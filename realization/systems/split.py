@@ -65,8 +65,8 @@ def stable_antistable_split(model: StateSpace, *, margin: float | None = None) -
     model : StateSpace
         Of an `InnovationsModel`, the path from `u` to `y`.
     margin : float, optional
-        A pole is stable where $|z| < 1 - \mu$ (continuous time: $\operatorname{Re} s < -\mu$), $\mu$ the margin; the
-        rounding of the poles when left out.
+        A pole is stable where $|z| < 1 - \mu$ (continuous time: $\operatorname{Re} s < -\mu$), with this
+        margin $\mu$; the rounding of the poles when left out.
 
     Returns
     -------
