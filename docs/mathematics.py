@@ -29,6 +29,7 @@ ALIASES = {
     r"\iff": r"\Longleftrightarrow",
     r"\implies": r"\Longrightarrow",
     r"\dots": r"\ldots",
+    r"\setminus": r"\backslash",  # a sign that every font has
     r"\big": r"\bigl",
     r"\Big": r"\Bigl",
     r"\tfrac": r"\frac",
