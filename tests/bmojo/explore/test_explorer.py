@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,26 @@ def test_what_is_wrong_is_one_line(arguments, said, capsys):
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1
     assert said in errors[0]
+
+
+def test_dates_and_decimal_commas_give_the_step(tmp_path, capsys):
+    load = np.random.default_rng(0).standard_normal(200).cumsum()
+    rows = [
+        f"2024-03-{1 + i // 24:02d}T{i % 24:02d}:00;{str(x).replace('.', ',')}" for i, x in enumerate(load)
+    ]
+    file, out = tmp_path / "load.csv", tmp_path / "load.html"
+    file.write_text("\n".join(["hour;load", *rows]))
+    command = ["explore", str(file), "--output", "load", "--time", "hour", "--order", "1", "--out", str(out)]
+    assert main([*command, "--no-open"]) == 0
+    assert "dt=3600 s" in capsys.readouterr().err
+    assert "time, s" in out.read_text("utf-8")
+
+
+def test_without_plotly_it_is_said_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setattr("bmojo.explore.command.study_memory", lambda *_, **__: pytest.fail("computed"))
+    assert main(["explore", "--out", str(tmp_path / "page.html"), "--no-open"]) == 2
+    assert "realization[explore]" in capsys.readouterr().err
 
 
 def test_the_state_forgets_with_the_time_constant(study):
