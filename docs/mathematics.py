@@ -39,7 +39,8 @@ ALIASES = {
 BARE_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 """`\\frac12`, which TeX reads as one half."""
 
-FUNCTION = re.compile(r"\\(log|ln|exp|det|tr|arg)\s+(?=[A-Za-z\\])")
+APPLIED = "\u2061"
+"""What the translator writes behind the name of a function; no browser leaves space for it."""
 
 SEPARATOR = re.compile(r",?\s*\\q?quad(?![A-Za-z])\s*")
 ACCENTS = frozenset("ˆ^ˉ¯˜~˙¨⃗→ˇ˘‾")
@@ -101,7 +102,6 @@ def translated(tex: str, *, as_block: bool) -> str:
     for alias, meaning in ALIASES.items():
         tex = re.sub(re.escape(alias) + r"(?![A-Za-z])", lambda _, known=meaning: known, tex)
     tex = BARE_FRACTION.sub(r"\\frac{\1}{\2}", tex)
-    tex = FUNCTION.sub(r"\\\1\\,", tex)
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
     return _with_indices_beside(tex2mathml(tex, as_block=as_block))
@@ -131,7 +131,34 @@ def _with_indices_beside(mathml: str) -> str:
             accented = ElementTree.SubElement(element, f"{space}mover", accent="true")
             accented.extend([letter, accent])
             element.append(index)
+    _set_names_apart(root)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _set_names_apart(root: ElementTree.Element) -> None:
+    """Thin spaces around the names of functions, as TeX has them: none beside a sign or an open bracket."""
+    space = root.tag.removesuffix("math")
+    thin = {"width": "0.1667em"}
+    for row in root.iter():
+        set_apart: list[ElementTree.Element] = []
+        parts = list(row)
+        for i, part in enumerate(parts):
+            named = i + 1 < len(parts) and parts[i + 1].text == APPLIED
+            if named and i > 0 and (_is_quantity(parts[i - 1]) or parts[i - 1].text in (")", "]")):
+                set_apart.append(ElementTree.Element(f"{space}mspace", thin))
+            set_apart.append(part)
+            if part.text == APPLIED and i + 1 < len(parts) and _is_quantity(parts[i + 1]):
+                set_apart.append(ElementTree.Element(f"{space}mspace", thin))
+        if len(set_apart) > len(parts):
+            row[:] = set_apart
+
+
+def _is_quantity(part: ElementTree.Element) -> bool:
+    """Whether it is a letter, a number or made of them, not a sign, a bracket or a space."""
+    first = part
+    while len(first) and not first.tag.endswith(("mfrac", "mroot", "msqrt", "mtable")):
+        first = first[0]
+    return not first.tag.endswith(("mo", "mspace", "mtext"))
 
 
 def pieces(tex: str) -> list[str]:

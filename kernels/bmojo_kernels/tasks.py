@@ -110,6 +110,6 @@ def _call(typing, address, arguments, first, last):
 
 @numba.njit(cache=True, parallel=True)
 def _spread(address, count, *arguments):
-    given = _lay_down(arguments)
+    given = _lay_down(arguments)  # pyright: ignore[reportCallIssue]
     for task in prange(count):
         _call(address, given, task, task + 1)  # pyright: ignore[reportCallIssue]

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from types import ModuleType
+from xml.etree import ElementTree
 
 import matplotlib
 
@@ -90,6 +91,22 @@ def test_formulas_in_docstrings(docstring, expected):
 )
 def test_a_displayed_line_is_parted_at_its_wide_spaces(tex, expected):
     assert mathematics.pieces(tex) == expected
+
+
+@pytest.mark.parametrize(
+    ("tex", "expected"),
+    [
+        (r"N \log\det R", "N_log_det_R"),
+        (r"\operatorname{tr} C W", "tr_CW"),
+        (r"-\log(1 - x)", "−log(1−x)"),
+        (r"(p + m) \log N", "(p+m)_log_N"),
+        (r"\frac12 \cos\omega", "12_cos_ω"),
+    ],
+)
+def test_names_of_functions_stand_apart(tex, expected):
+    parts = ElementTree.fromstring(mathematics.translated(tex, as_block=False)).iter()
+    shown = "".join("_" if part.tag.endswith("mspace") else (part.text or "").strip() for part in parts)
+    assert shown.replace(mathematics.APPLIED, "") == expected
 
 
 def formulas(text: str) -> list[tuple[str, bool]]:
