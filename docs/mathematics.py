@@ -177,7 +177,10 @@ def pieces(tex: str) -> list[str]:
 
 
 def _visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(_mathml(node.astext(), node, as_block=False))
+    mathml = _mathml(node.astext(), node, as_block=False)
+    if "mark" in node:
+        mathml = f'<span class="with-mark">{mathml}{node["mark"]}</span>'
+    translator.body.append(mathml)
     _skip()
 
 
@@ -187,6 +190,19 @@ def _visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
     )
     translator.body.append(f'<div class="math-block">{formulas}</div>')
     _skip()
+
+
+def _keep_marks(app: Sphinx, tree: nodes.document, name: str) -> None:
+    """Give each formula in a line the mark behind it, which would else begin the next line."""
+    from docutils import nodes
+
+    for formula in list(tree.findall(nodes.math)):
+        place = formula.parent.index(formula) + 1
+        behind = formula.parent[place] if place < len(formula.parent) else None
+        mark = re.match(r"[.,;:!?)]+", behind) if isinstance(behind, nodes.Text) else None
+        if mark is not None and behind is not None:
+            formula["mark"] = mark[0]
+            formula.parent[place] = nodes.Text(behind[len(mark[0]) :])
 
 
 def _skip() -> NoReturn:
@@ -201,5 +217,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer(
         "mathml", inline_renderers=(_visit_inline, None), block_renderers=(_visit_block, None)
     )
+    app.connect("doctree-resolved", _keep_marks)
     app.connect("autodoc-process-docstring", _process_docstring, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
