@@ -43,6 +43,7 @@ APPLIED = "\u2061"
 """What the translator writes behind the name of a function; no browser leaves space for it."""
 
 SEPARATOR = re.compile(r",?\s*\\q?quad(?![A-Za-z])\s*")
+BRACES = "\u23df\u23de"
 ACCENTS = frozenset("ˆ^ˉ¯˜~˙¨⃗→ˇ˘‾")
 
 
@@ -119,10 +120,14 @@ def _mathml(tex: str, node: nodes.Element, *, as_block: bool) -> str:
 
 
 def _with_indices_beside(mathml: str) -> str:
-    """Set the index of an accented letter beside it; the translator sets it below."""
+    """Set the index of an accented letter beside it, and words below a brace; the translator swaps them."""
     named = re.compile(r"&(?!lt;|gt;|amp;|quot;|apos;)\w+;")
     root = ElementTree.fromstring(named.sub(lambda found: html.unescape(found[0]), mathml))
     for element in root.iter():
+        if element.tag.endswith(("msub", "msup")) and element[0].tag.endswith(("munder", "mover")):
+            mark = (element[0][1].text or "").strip()
+            if mark in BRACES:
+                element.tag = element.tag.replace("msub", "munder").replace("msup", "mover")
         if element.tag.endswith("munderover") and (element[2].text or "").strip() in ACCENTS:
             space = element.tag.removesuffix("munderover")
             letter, index, accent = element

@@ -136,7 +136,7 @@ def growth(outcomes: Sequence[Outcome]) -> Figure:
             )
         panels[0].set_ylabel("answered right, %")
         panels[0].annotate(
-            "trained here", (TASK.pairs, 3), (4, 0), "data", textcoords="offset points", color="#6b7480"
+            "trained here", (TASK.pairs, 84), (4, 0), "data", textcoords="offset points", color="#6b7480"
         )
     return figure
 
@@ -200,7 +200,8 @@ def learning(outcomes: Sequence[Outcome]) -> Figure:
             lowest[end] = max(
                 float(smooth[-1]), lowest.get(end, -1.0) + 0.24
             )  # names keep clear of each other
-            ax.annotate(outcome.contender.name, (end, lowest[end]), va="center", color=colour, fontsize=8.5)
+            ax.annotate(outcome.contender.name, (end, lowest[end]), va="center", color=colour, fontsize=8.5,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # fmt: skip
         ax.set(xlabel="training step", ylabel="loss, nats", ylim=(0, None))
         ax.set_title("learning: two pairs, then four, then eight")
     return figure

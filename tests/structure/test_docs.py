@@ -93,6 +93,13 @@ def test_a_displayed_line_is_parted_at_its_wide_spaces(tex, expected):
     assert mathematics.pieces(tex) == expected
 
 
+def test_words_stand_below_their_brace():
+    tex = r"\underbrace{a + b}_{c} + \overbrace{d}^{e} + \hat x_t"
+    root = ElementTree.fromstring(mathematics.translated(tex, as_block=True))
+    tags = [part.tag.split("}")[-1] for part in root.iter() if len(part) == 2]
+    assert tags == ["munder", "munder", "mover", "mover", "msub", "mover"]
+
+
 @pytest.mark.parametrize(
     ("tex", "expected"),
     [
