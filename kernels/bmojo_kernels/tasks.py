@@ -23,7 +23,15 @@ from numba.extending import intrinsic
 __all__ = ["run_tasks", "task_count"]
 
 _addresses: dict[tuple[Any, ...], int] = {}
-_owner: list[int] = []  # the process that began the pool
+_pool = {"begun": False, "left behind": False}
+
+
+def _after_fork() -> None:
+    _pool["left behind"] |= _pool["begun"] or "torch" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def task_count(batch: int, channels: int, width: int) -> int:
@@ -34,13 +42,13 @@ def task_count(batch: int, channels: int, width: int) -> int:
 def run_tasks(kernel: Callable[..., None], arguments: Sequence[Any], count: int, threads: int) -> None:
     """Call `kernel(*arguments, first, last)` so that all tasks `0 ... count - 1` are done.
 
-    In a process that was forked from one with a pool, on one thread: OpenMP's does not outlive a fork.
+    In a process forked from one with a pool, torch's or Numba's, on one thread: OpenMP does not outlive that.
     """
     threads = min(threads, count, config.NUMBA_NUM_THREADS)  # pyright: ignore[reportAttributeAccessIssue]
-    if threads <= 1 or _owner not in ([], [os.getpid()]):
+    if threads <= 1 or _pool["left behind"]:
         kernel(*arguments, 0, count)
         return
-    _owner[:] = [os.getpid()]
+    _pool["begun"] = True
     torch = sys.modules.get("torch")
     torchs = 0 if torch is None else torch.get_num_threads()  # first: Numba's pool changes it when it begins
     before = get_num_threads()

@@ -71,10 +71,13 @@ def test_two_callers_at_once_do_not_meet():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_a_forked_process_goes_on():
-    code = """
-import os, numpy as np, bmojo_kernels as bk
+@pytest.mark.parametrize("loaded", ["numpy", "torch"])
+def test_a_forked_process_goes_on(loaded):
+    code = f"""
+import os, numpy as np, {loaded}, bmojo_kernels as bk
 x = np.random.default_rng(0).random((2, 4096, 64), dtype=np.float32)
+if {loaded == "torch"}:
+    torch.ones(300, 300) @ torch.ones(300, 300)
 wanted = bk.linear_scan(x, x)[0]
 child = os.fork()
 if child == 0:
