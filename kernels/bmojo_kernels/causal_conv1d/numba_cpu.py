@@ -134,11 +134,13 @@ def forward(x, weight, bias, initial, edges, silu, y, width, first, last):
         for t in range(begin, min(begin + ROWS, rows)):
             while t >= edges[s + 1]:
                 s += 1
-            if len(weight) == 4 and t - 3 >= edges[s]:
+            if len(weight) == 4:
                 w0, w1, w2, w3 = (
                     weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
                 )  # fmt: skip
-                x0, x1, x2, x3 = x[t - 3, low:high], x[t - 2, low:high], x[t - 1, low:high], x[t, low:high]
+                x0 = _input(x, initial, s, edges[s], t - 3)[low:high]
+                x1 = _input(x, initial, s, edges[s], t - 2)[low:high]
+                x2, x3 = _input(x, initial, s, edges[s], t - 1)[low:high], x[t, low:high]
                 if silu:
                     _four_silu(added, w0, w1, w2, w3, x0, x1, x2, x3, y[t, low:high])
                 else:
@@ -236,13 +238,20 @@ def step(x, weight, bias, tail, silu, y):
     taps, channels = weight.shape
     total = np.empty(channels, weight.dtype)
     for b in range(len(x)):
-        total[:] = bias
-        for i in range(taps):
-            _add_tap(weight[i], tail[b, i] if i < taps - 1 else x[b], total)
-        if silu:
-            _put_silu(total, y[b])
+        if taps == 4:  # in the same operations as `forward`, so that ties of scores stay ties
+            w0, w1, w2, w3 = weight[0], weight[1], weight[2], weight[3]
+            if silu:
+                _four_silu(bias, w0, w1, w2, w3, tail[b, 0], tail[b, 1], tail[b, 2], x[b], y[b])
+            else:
+                _four(bias, w0, w1, w2, w3, tail[b, 0], tail[b, 1], tail[b, 2], x[b], y[b])
         else:
-            _put(total, y[b])
+            total[:] = bias
+            for i in range(taps):
+                _add_tap(weight[i], tail[b, i] if i < taps - 1 else x[b], total)
+            if silu:
+                _put_silu(total, y[b])
+            else:
+                _put(total, y[b])
         for i in range(taps - 2):
             tail[b, i] = tail[b, i + 1]
         if taps > 1:
