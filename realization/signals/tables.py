@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from realization.archives import load_arrays
 from realization.errors import DataError
 from realization.signals import readers
 from realization.signals.data import IOData
+from realization.signals.dates import KNOWN_DATES, read_dates
 from realization.signals.sampling import Gaps, regular_record
 
 __all__ = ["read_data"]
@@ -175,11 +177,16 @@ def _cells(cells: Sequence[str], name: str, rows: Sequence[int], place: Path) ->
     except ValueError:
         pass
     try:
-        return np.array(cells, dtype="datetime64[ns]")
+        return read_dates(cells)
+    except DataError as error:
+        raise DataError(f"read_data: column {name!r} of {place}: {error}") from None
     except ValueError:
         row = next(row for row, cell in zip(rows, cells) if cell and not readers._is_number(cell))
         cell = cells[list(rows).index(row)]
-        raise DataError(f"read_data: row {row}, column {name!r} of {place} {readers._fault(cell)}.") from None
+        fault = readers._fault(cell)
+        if re.search(r"\d[-./:]\d", cell):
+            fault += f"; {KNOWN_DATES}, and without a column of time dt gives the step"
+        raise DataError(f"read_data: row {row}, column {name!r} of {place} {fault}.") from None
 
 
 def _from_parquet(place: Path, wanted: Sequence[Column]) -> tuple[Table, dict[str, str]]:

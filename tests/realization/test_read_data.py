@@ -89,6 +89,41 @@ def test_dates_in_a_text_file_are_times(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("stamps", "step"),
+    [
+        (["28.02.2025 23:50", "01.03.2025 00:00", "01.03.2025 00:10"], 600.0),
+        (["01.03.2025 9:59:58", "01.03.2025 9:59:59", "01.03.2025 10:00:00"], 1.0),
+        (["12/03/2025", "13/03/2025", "14/03/2025"], 86400.0),
+        (["02/28/2025 06:00", "02/28/2025 18:00", "03/01/2025 06:00"], 43200.0),
+        (["01.03.2025 00:00:00,250", "01.03.2025 00:00:00,500", "01.03.2025 00:00:00,750"], 0.25),
+    ],
+)
+def test_dates_of_other_countries_are_times(stamps, step, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("when;y\n" + "\n".join(f"{s};{k},5" for k, s in enumerate(stamps)) + "\n")
+    data = rz.read_data(path, outputs="y", time="when")
+    assert (data.length, data.dt) == (3, step)
+    assert data.y[:, 0].tolist() == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "message"),
+    [
+        (["01/02/2025", "02/02/2025", "03/02/2025"], "nothing tells day from month"),
+        (["1 March 2025", "2 March 2025", "3 March 2025"], "not a number"),
+        (["01.03.25 00:00", "01.03.25 00:10", "01.03.25 00:20"], r"dates are read as 2025-03-01 .* dt gives"),
+        (["01.03.2025", "2025-03-02", "03.03.2025"], "which is not a number"),
+        (["31.02.2025", "01.03.2025", "02.03.2025"], "which is not a number"),
+    ],
+)
+def test_what_is_no_date_is_said(stamps, message, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("when;y\n" + "\n".join(f"{s};{k}" for k, s in enumerate(stamps)) + "\n")
+    with pytest.raises(rz.DataError, match=message):
+        rz.read_data(path, outputs="y", time="when")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.xyz", b"1", "ends in '.xyz'; known are"),
