@@ -43,6 +43,12 @@ const shade = () => (data.learned ? [{ type: "rect", xref: "x", yref: "paper", x
   x1: time[Math.min(data.learned, count) - 1], y0: 0, y1: 1, fillcolor: colours.rule, opacity: 0.35, line: { width: 0 }, layer: "below" }] : []);
 const span = () => ({ range: [time[0], time[count - 1]] });
 
+/* Seconds, in the largest unit of which there is more than one and a half. */
+function duration(seconds) {
+  const [word, length] = [["days", 86400], ["h", 3600], ["min", 60]].find(([, unit]) => seconds > 1.5 * unit) ?? ["s", 1];
+  return `${+(seconds / length).toPrecision(3)} ${word}`;
+}
+
 function signalView(found, rebuilt, settings) {
   const q = settings.output, values = time.map((_, t) => y[t * outputs + q]);
   const inWindow = time.map((_, t) => t).filter((t) => t > count - settings.window);
@@ -54,11 +60,17 @@ function signalView(found, rebuilt, settings) {
   ], more: { xaxis: span(), yaxis: { title: { text: data.names[q] } }, shapes: shade() } };
 }
 
+/* From a state of zero the first samples may be news that dwarf the rest: then they run off the top. */
+function surpriseAxis(scores) {
+  const later = scores.slice(Math.min(20, Math.floor(count / 4))).reduce((most, s) => Math.max(most, s), data.limit);
+  return scores.some((s) => s > 3 * later) ? { range: [0, 1.25 * later] } : { rangemode: "tozero" };
+}
+
 function innovationsView(found) {
   const { scores } = found.state;
   return { traces: [stems(time, scores, "surprise", "innovation"),
     dots(found.set.map((t) => time[t]), found.set.map((t) => scores[t]), "set", "eidetic")],
-  more: { xaxis: span(), yaxis: { title: { text: "e²/Re" }, rangemode: "tozero" }, shapes: [...shade(), limitLine(data.limit)] } };
+  more: { xaxis: span(), yaxis: { title: { text: "e²/Re" }, ...surpriseAxis(scores) }, shapes: [...shade(), limitLine(data.limit)] } };
 }
 
 function hankelView(found) {
@@ -109,7 +121,7 @@ function update(whole) {
   tell("fit", `${numbers.fit.toFixed(1)} %`);
   tell("floats", `${numbers.floats}`);
   tell("effective", numbers.effective.toFixed(2));
-  tell("slowest", state.slowest === null ? "endless" : `${state.slowest.toPrecision(3)}${data.unit.endsWith(", s") ? " s" : ""}`);
+  tell("slowest", state.slowest === null ? "endless" : data.unit.endsWith(", s") ? duration(state.slowest) : `${+state.slowest.toPrecision(3)}`);
   tell("mass", mean.map((x) => `${(100 * x).toFixed(0)} %`).join(", "));
   show(views, whole);
   return numbers;
