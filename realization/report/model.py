@@ -180,7 +180,7 @@ def _memory(model: InnovationsModel) -> Section:
         text = "All poles are at 0: a window, which forgets after as many samples as there are states."
     else:
         half = math.log(0.5) / math.log(slowest)
-        time = f"{half:.3g} samples" + (f" ({_duration(half * model.dt)})" if model.dt else "")
+        time = f"{float(f'{half:.3g}'):g} samples" + (f" ({_duration(half * model.dt)})" if model.dt else "")
         text = f"The memory fades. What lasts longest loses half of itself in {time}."
     caption = "Poles. Near the circle a mode lasts long; off the horizontal axis it swings."
     figure = _picture(
@@ -251,16 +251,22 @@ def _kept(model: InnovationsModel, stretch: IOData, selection: Selection) -> Sec
         {min(size, stretch.length) for size in (0, selection.budget, 4 * selection.budget, 10**9)}
     )
     curve = reconstruction_curve(model, stretch, budgets)
+    told = 100 * (1 - curve.error / curve.error[0]) if curve.error[0] > 0 else np.zeros(len(curve.error))
     rows = [
-        [str(m), str(size), f"{fit.mean():.1f}"]
-        for m, size, fit in zip(curve.budget, curve.floats, curve.fit)
+        [str(m), str(size), f"{share:.1f}", f"{fit.mean():.1f}"]
+        for m, size, share, fit in zip(curve.budget, curve.floats, told, curve.fit)
     ]
     text = (
         "A state of fixed size and all innovations give back the record exactly; with some of them it gives "
         "back a part. What is worth a place is what could not be predicted. "
         f"The record itself is {stretch.length * stretch.n_outputs} numbers."
     )
-    table = Table(["samples kept", "numbers stored", "fit, %"], rows)
+    if (np.diff(curve.fit.mean(axis=1)) < -0.05).any():
+        text += (
+            " Places are given by surprise, which each of them lessens; the fit of the outputs may fall all "
+            "the same, since the model carries what it is told through all later samples."
+        )
+    table = Table(["samples kept", "numbers stored", "surprise told, %", "fit, %"], rows)
     return Section("What is worth keeping", text, [_picture(ax, caption, alt)], table)
 
 
