@@ -105,7 +105,8 @@ def test_every_view_is_drawn_and_answers(wide):
     wide.choose(rule="top", budget=30, window=8, fading=10)
     points = "id => document.getElementById(id).data.reduce((sum, trace) => sum + trace.x.length, 0)"
     for view in ("signal", "innovations", "set", "attention", "memory", "hankel", "curve"):
-        assert wide.page.evaluate(points, view) > 5, view
+        least = 1 if view == "hankel" else 6  # a value for each state, of which there may be few
+        assert wide.page.evaluate(points, view) >= least, view
         assert wide.page.locator(f"#{view} svg").first.is_visible()
     # A bound that says "not seconds": how long it took is on the page (`explorer.milliseconds`).
     assert 0 < wide.page.evaluate("explorer.milliseconds") < 5000
