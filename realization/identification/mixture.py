@@ -89,7 +89,9 @@ class Mixture(NamedTuple):
             if not there:
                 return None
             mean = mean_predictor(there) if self.predictors else mean_path(there)
-            stretch.shared[key] = shortest(mean, stretch.scaled, loss=FIT_LOSS, max_order=limit)
+            stretch.shared[key] = shortest(
+                mean, stretch.scaled, loss=FIT_LOSS, max_order=limit, copies=self.predictors
+            )
         mean = stretch.shared[key]
         return mean if self.path else without_path(mean)
 

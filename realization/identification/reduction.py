@@ -15,6 +15,7 @@ from realization.systems.responses import predictor_states
 __all__ = ["TRIED", "Balanced", "forgetting", "likely_fits", "shortest"]
 
 Array = NDArray[np.float64]
+TOLD = 1e-6
 TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 50, 60, 80, 100)
 
 
@@ -48,6 +49,15 @@ class Balanced:
         usable = candidate.radius < 1 and forgetting(candidate) < min(self.memory, 1.0)
         return candidate if usable else None
 
+    def told(self) -> Realization | None:
+        """The states that the record tells from rounding, if they are fewer: a mean of models has copies.
+
+        First states along directions that are hardly reached would be estimated from rounding, and what such
+        a model fits would depend on it.
+        """
+        count = int((self.hankel > TOLD * self.hankel[0]).sum())
+        return self.usable(count) if count < len(self.hankel) else None
+
     def truncated(self, order: int) -> Realization:
         """The first `order` balanced states."""
         scale = np.sqrt(np.maximum(self.hankel[:order], 1e-300))
@@ -63,17 +73,20 @@ class Balanced:
         )
 
 
-def shortest(found: Realization, scaled: Scaling, *, loss: float, max_order: int | None) -> Realization:
+def shortest(
+    found: Realization, scaled: Scaling, *, loss: float, max_order: int | None, copies: bool = False
+) -> Realization:
     """Lowest order, up to `max_order`, whose simulation and one-step fits lose at most `loss` percent.
 
-    The first states are the most probable ones and not the best, so that many states are no advantage.
+    The first states are the most probable ones and not the best, so that many states are no advantage. Where
+    `found` has `copies` of the same states, its fit is that of the states which the record tells apart.
     """
     n = len(found.A)
     limit = n if max_order is None else min(n, max_order)
     if n < 2 or found.radius >= 1:
         return found
-    wanted = likely_fits(found, scaled) - loss
     balanced = Balanced(found, scaled)
+    wanted = likely_fits((copies and balanced.told()) or found, scaled) - loss
     least, most = None, -np.inf
     for order in (*(k for k in TRIED if k < limit), limit):
         candidate = balanced.usable(order)
