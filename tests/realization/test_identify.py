@@ -479,3 +479,11 @@ def halves(name):
     if name == "cascaded_tanks":
         return load_data(name), load_data(name, part="validation")
     return load_data(name).split(0.5)
+
+
+def test_rounding_does_not_choose_among_predictors():
+    """The mean of predictors has copies of the same states, whose own fit would be one of rounding."""
+    y = rz.load_series("sunspots").y[:154]
+    noise = np.random.default_rng(0).standard_normal(y.shape)
+    orders = {quiet(rz.IOData(y * (1 + size * noise))).order for size in (0.0, 1e-13, -1e-13)}
+    assert len(orders) == 1
