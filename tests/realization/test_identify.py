@@ -19,7 +19,7 @@ from realization.identification.noise import one_step_innovations
 from realization.identification.realization import fits, part, reflect_poles
 from realization.identification.reduction import Balanced
 from realization.identification.refinement import refine
-from realization.signals import IOData, load_data
+from realization.signals import IOData, load_data, load_series
 from realization.systems import InnovationsModel, StateSpace
 from tests.tolerances import assert_close
 
@@ -483,7 +483,7 @@ def halves(name):
 
 def test_rounding_does_not_choose_among_predictors():
     """The mean of predictors has copies of the same states, whose own fit would be one of rounding."""
-    y = rz.load_series("sunspots").y[:154]
+    y = load_series("sunspots").y[:154]
     noise = np.random.default_rng(0).standard_normal(y.shape)
-    orders = {quiet(rz.IOData(y * (1 + size * noise))).order for size in (0.0, 1e-13, -1e-13)}
+    orders = {quiet(IOData(y * (1 + size * noise))).order for size in (0.0, 1e-13, -1e-13)}
     assert len(orders) == 1
