@@ -24,6 +24,12 @@ def _input(x, initial, s, begin, t):
     return x[t] if t >= begin else initial[s, t - begin + initial.shape[1]]
 
 
+@numba.njit(inline="always")
+def _taps(weight, low, high):
+    """The four taps of channels [low, high), each a row of its own."""
+    return weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
+
+
 @numba.njit(fastmath={"contract"}, inline="always")
 def _add_tap(w, x, total):
     for c in range(len(total)):
@@ -112,7 +118,7 @@ def _sum(x, weight, bias, initial, s, begin, t, low, high, total):
     """Bias and taps of output `t`, channels [low, high); `weight` is (K, C)."""
     taps = len(weight)
     if taps == 4 and t - 3 >= begin:
-        w0, w1, w2, w3 = weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
+        w0, w1, w2, w3 = _taps(weight, low, high)
         x0, x1, x2, x3 = x[t - 3, low:high], x[t - 2, low:high], x[t - 1, low:high], x[t, low:high]
         _four(bias[low:high], w0, w1, w2, w3, x0, x1, x2, x3, total)
         return
@@ -135,9 +141,7 @@ def forward(x, weight, bias, initial, edges, silu, y, width, first, last):
             while t >= edges[s + 1]:
                 s += 1
             if len(weight) == 4:
-                w0, w1, w2, w3 = (
-                    weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
-                )  # fmt: skip
+                w0, w1, w2, w3 = _taps(weight, low, high)
                 x0 = _input(x, initial, s, edges[s], t - 3)[low:high]
                 x1 = _input(x, initial, s, edges[s], t - 2)[low:high]
                 x2, x3 = _input(x, initial, s, edges[s], t - 1)[low:high], x[t, low:high]
@@ -199,9 +203,7 @@ def backward(x, weight, bias, initial, edges, silu, dy, dtail, dx, dweight, dbia
                 s0, s1, s2, s3 = (
                     slopes[t - begin], slopes[t - begin + 1], slopes[t - begin + 2], slopes[t - begin + 3]
                 )  # fmt: skip
-                w0, w1, w2, w3 = (
-                    weight[0, low:high], weight[1, low:high], weight[2, low:high], weight[3, low:high]
-                )  # fmt: skip
+                w0, w1, w2, w3 = _taps(weight, low, high)
                 _four(nothing, w3, w2, w1, w0, s0, s1, s2, s3, dx[t, low:high])
                 continue
             total[:] = 0
